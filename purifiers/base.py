@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from purifiers.equipment import Equipment
 from schemas.corpus import Corpus
 from schemas.errors import InputError
 
@@ -89,6 +90,13 @@ class Purifier(BaseModel, ABC):
     """The teachers that `fit` saw, in its order; what was learned is theirs."""
     _learned: Mapping[str, npt.NDArray[Any]] = PrivateAttr(default_factory=dict)
     """What `fit` learned, by name."""
+    _equipment: Equipment = PrivateAttr(default_factory=Equipment)
+
+    def equipped(self, equipment: Equipment) -> Self:
+        """A copy that may use a student, or ask teachers; what it has learned stays."""
+        copy = self.model_copy()
+        copy._equipment = equipment
+        return copy
 
     @property
     def fitted_teachers(self) -> tuple[str, ...]:

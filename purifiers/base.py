@@ -65,6 +65,7 @@ class Purified:
         probabilities: (Q, T) probability given to each teacher, NaN where unusable; None if the method gives none.
         rejected: row -> reason.
         synthesised: row -> rationale.
+        every: (Q, T) all rationales kept, of a method that keeps several of a question and chooses none.
     """
 
     teacher: npt.NDArray[np.int64]
@@ -72,6 +73,17 @@ class Purified:
     probabilities: Scores | None = None
     rejected: Mapping[int, str] = field(default_factory=dict)
     synthesised: Mapping[int, Synthesis] = field(default_factory=dict)
+    every: npt.NDArray[np.bool_] | None = None
+
+    def picks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(N,) row and (N,) column of each rationale kept, in row order; column -1 where it is synthesised."""
+        if self.every is not None:
+            row, column = np.nonzero(self.every)
+            return row.astype(np.int64), column.astype(np.int64)
+        kept = self.teacher >= 0
+        kept[list(self.synthesised)] = True
+        rows = np.flatnonzero(kept)
+        return rows, self.teacher[rows]
 
 
 class Purifier(BaseModel, ABC):
@@ -85,6 +97,8 @@ class Purifier(BaseModel, ABC):
     """Whether `fit` learns from gold, so that a train question's own choice must be made out of fold."""
     publishable: ClassVar[bool] = True
     """False for what serves evaluation alone, such as the oracle."""
+    chooses: ClassVar[bool] = True
+    """False for `keep-all`, whose choice cannot be judged because it makes none."""
 
     _teachers: tuple[str, ...] = PrivateAttr(())
     """The teachers that `fit` saw, in its order; what was learned is theirs."""

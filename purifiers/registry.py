@@ -10,6 +10,7 @@ from purifiers.base import Purifier
 from schemas.errors import InputError, nearest
 
 METHODS = {
+    "keep-all": "purifiers.keep_all:KeepAll",
     "random": "purifiers.random_teacher:RandomTeacher",
     "best-teacher": "purifiers.best_teacher:BestTeacher",
     "majority": "purifiers.majority:Majority",

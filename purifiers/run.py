@@ -100,10 +100,16 @@ def merge(n: int, parts: list[tuple[npt.NDArray[np.int64], Purified]]) -> Purifi
         teacher[rows], score[rows] = part.teacher, part.score
         if probabilities is not None and part.probabilities is not None:
             probabilities[rows] = part.probabilities
+    every = None
+    if any(part.every is not None for _, part in parts):
+        every = np.zeros((n, next(p.every.shape[1] for _, p in parts if p.every is not None)), np.bool_)
+        for rows, part in parts:
+            every[rows] = part.every
     return Purified(
         teacher,
         score,
         probabilities,
+        every=every,
         rejected={int(rows[r]): why for rows, part in parts for r, why in part.rejected.items()},
         synthesised={int(rows[r]): made for rows, part in parts for r, made in part.synthesised.items()},
     )

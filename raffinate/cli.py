@@ -448,6 +448,8 @@ def audit(
     from schemas.workspace import Workspace
 
     corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    if not purifier.chooses:
+        raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.signals)).to_dict()

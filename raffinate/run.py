@@ -208,7 +208,7 @@ def _evaluate(project: Project) -> tuple[list[Evaluation], RaffinateError | None
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
-    methods = [section.purifier() for section in project.recipe.purify]
+    methods = [m for m in (section.purifier() for section in project.recipe.purify) if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
         corpus = Corpus.of(project.workspace)

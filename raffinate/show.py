@@ -347,10 +347,11 @@ def methods(found: Sequence[dict[str, Any]]) -> None:
 def purified_dict(workspace: Workspace, purifier: Purifier, corpus: Corpus, kept: Purified) -> dict[str, Any]:
     """What a method kept, for JSON."""
     reasons = Counter(kept.rejected.values())
-    chosen = Counter(corpus.teachers[c] for c in kept.teacher[kept.teacher >= 0].tolist())
+    columns = kept.picks()[1]
+    chosen = Counter(corpus.teachers[c] for c in columns[columns >= 0].tolist())
     return {
         "method": purifier.name,
-        "kept": len(corpus) - len(kept.rejected),
+        "kept": len(columns),
         "rejected": len(kept.rejected),
         "reasons": dict(reasons.most_common()),
         "chosen": dict(chosen.most_common()),

@@ -19,6 +19,8 @@ VERSION_KEY = b"raffinate.schema_version"
 SPLITS = ("train", "validation", "test")
 TASKS = ("choice", "number", "text")
 STATUSES = ("ok", "failed", "truncated", "refused")
+KEEP_ALL = "keep-all"
+"""The method that purifies nothing: its rows are all usable rationales, several to a question."""
 
 CHOICES = pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -129,7 +131,8 @@ RESPONSES = Table(
 
 PURIFIED = Table(
     "purified",
-    "One row per question that a method kept: one rationale, where it came from and why.",
+    "One row per question that a method kept: one rationale, where it came from and why. `keep-all`, which purifies "
+    "nothing, has one row per question and teacher.",
     ("question_id", "method"),
     (
         Field("question_id", _s, "the question"),

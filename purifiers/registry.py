@@ -21,6 +21,9 @@ METHODS = {
     "similarity": "purifiers.similarity:Similarity",
     "verified": "purifiers.verified:Verified",
     "plackett-luce": "purifiers.plackett_luce:PlackettLuce",
+    "teacher-selection": "purifiers.teacher_selection:TeacherSelection",
+    "comprehension": "purifiers.comprehension:Comprehension",
+    "utility": "purifiers.utility:Utility",
 }
 
 

@@ -150,6 +150,8 @@ def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int) -> str:
     for array in [*fitted.state().values(), answer, corpus.usable, seen.correct, corpus.sample, corpus.split]:
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(orjson.dumps(corpus.vocabulary.filter(said[:-1]).to_pylist()))
+    if Signal.STUDENT in fitted.signals:
+        digest.update(fitted.student.name.encode())
     for buffer in corpus.question_ids.buffers():
         digest.update(buffer or b"")
     return digest.hexdigest()[:16]

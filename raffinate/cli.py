@@ -456,6 +456,46 @@ def audit(
     show.as_json(found) if json else show.audited(found)
 
 
+@app.command()
+def distill(
+    source: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
+    ],
+    method: Annotated[str, typer.Option(help="A purifier, keep-all, teacher:ID or fine-tuning.")],
+    model: Annotated[
+        str, typer.Option(help="tiny-seq2seq, tiny-causal, a Hugging Face id, or a folder.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[str, typer.Option(help="multitask, rationale-then-answer or fine-tuning.")] = "multitask",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a student on what was published and judge it on test questions. Interrupted, the same command goes on.
+
+    Example:  raffinate distill my-dataset --method majority --model google/flan-t5-base --set epochs=3
+
+    Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
+    """
+    from raffinate import show
+    from raffinate.train_student import as_dict, shown, train_student
+
+    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    wanted = _listed(teachers) or None
+    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    show.as_json(as_dict(done, folder)) if json else shown(done, folder)
+
+
 def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 

@@ -20,6 +20,10 @@ METHODS = {
     "similarity": "purifiers.similarity:Similarity",
     "verified": "purifiers.verified:Verified",
     "plackett-luce": "purifiers.plackett_luce:PlackettLuce",
+    "aggregate": "purifiers.aggregate:Aggregate",
+    "peer-review": "purifiers.peer_review:PeerReview",
+    "pairwise": "purifiers.pairwise:Pairwise",
+    "debate": "purifiers.debate:Debate",
 }
 
 

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from builders.requests import Plan
     from schemas.workspace import Workspace
 
-_CODE = ("numbers.py", "prompt.py", "read_answer.py", "reply.py", "requests.py", "rows.py", "structured.py")
+_CODE: tuple[str, ...] = (
+    "numbers.py",
+    "prompt.py",
+    "read_answer.py",
+    "reply.py",
+    "requests.py",
+    "rows.py",
+    "structured.py",
+)
+_CODE += ("template.py",)
 
 
 class Written:

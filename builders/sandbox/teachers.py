@@ -27,7 +27,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from builders.sandbox.problem import Derivation, Problem
-from builders.sandbox.world import DOMAINS
+from builders.sandbox.world import EVERY
 from schemas.errors import nearest
 
 _NORMAL = NormalDist()
@@ -57,8 +57,8 @@ class SandboxTeacher(BaseModel):
     @classmethod
     def _known_domains(cls, competence: Mapping[str, float]) -> Mapping[str, float]:
         for domain, share in competence.items():
-            if domain not in DOMAINS:
-                raise ValueError(f"no domain '{domain}'{nearest(domain, DOMAINS)}: they are {', '.join(DOMAINS)}")
+            if domain not in EVERY:
+                raise ValueError(f"no domain '{domain}'{nearest(domain, EVERY)}: they are {', '.join(EVERY)}")
             if not 0 <= share <= 1:
                 raise ValueError(f"the competence in {domain} must lie within 0 and 1, not {share}")
         return competence

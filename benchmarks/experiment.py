@@ -35,9 +35,9 @@ LABELLED = 0.25
 NAMES = ("ada", "bo", "cy", "dee")
 METHODS = ("fine-tuning", "teacher:*", "keep-all", "random", "majority", "gold-first", "plackett-luce", "consensus")
 STUDENT = {
-    "max_steps": 240,
+    "max_steps": 320,
     "batch_size": 32,
-    "learning_rate": 4e-3,
+    "learning_rate": 8e-3,
     "select_by": "last",
     "max_input": 64,
     "max_target": 32,
@@ -122,12 +122,12 @@ def _tune(folder: Path) -> None:
 
     published = Published.open(world(folder / "tutor", tutor=True))
     examples, validation = read_examples(published, "teacher:tutor"), read_questions(published, "validation")
-    for rate in (2e-3, 4e-3, 8e-3):
-        settings = STUDENT | {"learning_rate": rate, "eval_every": 80, "objective": "rationale-then-answer"}
+    for rate in (4e-3, 8e-3, 2e-3):
+        settings = STUDENT | {"learning_rate": rate, "eval_every": 80, "select_by": "accuracy", "objective": "rationale-then-answer"}
         spec, training = student_settings({**settings, "model": "tiny-causal"})
         student = make_student(spec, examples.texts(), 0)
         done = train(student, examples, training, validation=validation)
-        print(rate, [(h["step"], h["validation"]) for h in done.history if "validation" in h] or done.history)
+        print(f"rate {rate}: {done.history}", flush=True)
 
 
 if __name__ == "__main__":

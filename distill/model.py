@@ -95,7 +95,7 @@ def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) ->
             model, tokenizer = _pretrained(spec)
         if spec.lora_rank:
             model = _with_adapters(model, spec)
-    return _student(model.to(best_device()), tokenizer, spec)
+    return student_of(model.to(best_device()), tokenizer, spec)
 
 
 def load_student(folder: str | Path) -> tuple[StudentModel, str]:
@@ -119,7 +119,7 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
             model = PeftModel.from_pretrained(base, folder)
     else:
         model, tokenizer = _pretrained(spec.model_copy(update={"model": str(folder)}))
-    return _student(model.to(best_device()), tokenizer, spec), str(about["objective"])
+    return student_of(model.to(best_device()), tokenizer, spec), str(about["objective"])
 
 
 def best_device() -> torch.device:
@@ -133,7 +133,12 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _student(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+    """A transformers model and its tokenizer as a student; for a model that was made elsewhere.
+
+    Raises:
+        InputError: it has no end token, or no token that its decoder starts with.
+    """
     config = model.config
     if tokenizer.eos_token_id is None:
         raise InputError(

@@ -1,20 +1,23 @@
 """Prompts are files: sandboxed Jinja2 templates that turn a question into chat messages.
 
 A template has a block ``user`` and, if it likes, a block ``system``; a file without blocks is the user's message as a
-whole. It may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``, ``task``, ``domain`` and
-``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes it a few-shot one.
+whole. A block ``follow_up`` replaces our words for what a teacher with ``follow_up`` is asked when no answer can be
+read from its reply. A template may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``,
+``task``, ``domain`` and ``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes
+it a few-shot one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import xxhash
 from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.errors import InputError, nearest
@@ -52,6 +55,8 @@ class Prompt:
             line = getattr(error, "lineno", None)
             where = f"prompt '{name}', line {line}" if line else f"prompt '{name}'"
             raise InputError(f"{where}: {error}") from None
+        if {"follow_up"} == self._template.blocks.keys() - {"system"}:
+            raise InputError(f"prompt '{name}' has a block follow_up and no block user: put the question into one")
         self._rendered = lru_cache(RENDERED)(self._render_json)  # several teachers are asked the same
         for unknown in sorted(self._uses - VARIABLES):
             known = ", ".join(sorted(VARIABLES))
@@ -112,20 +117,43 @@ class Prompt:
         except Exception as error:  # a template can raise anything
             raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
 
+    def follow_up(self, question: Question) -> str:
+        """Render the short question for the answer alone.
+
+        Raises:
+            InputError: the template uses a missing field.
+        """
+        if "follow_up" not in self._template.blocks:
+            return _default_follow_up().messages(question)[0]["content"]
+        try:
+            return self._block("follow_up", self._template.new_context(self._values(question)))
+        except Exception as error:  # a template can raise anything
+            raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
+
     def _render_json(self, question: bytes) -> Messages:
-        values = orjson.loads(question)
-        values |= {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
-        return self._render(values)
+        return self._render(self._values(orjson.loads(question)))
+
+    def _values(self, question: Question) -> dict[str, Any]:
+        """What a template may use."""
+        values = {name: question[name] for name in _SHOWN}
+        return values | {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
 
     def _render(self, values: dict[str, Any]) -> Messages:
         blocks = self._template.blocks
         if not blocks:
             return [{"role": "user", "content": self._template.render(values).strip()}]
         context = self._template.new_context(values)
-        roles = [role for role in ("system", "user") if role in blocks]
-        return [{"role": role, "content": "".join(blocks[role](context)).strip()} for role in roles]
+        return [{"role": role, "content": self._block(role, context)} for role in ("system", "user") if role in blocks]
+
+    def _block(self, name: str, context: Context) -> str:
+        return "".join(self._template.blocks[name](context)).strip()
 
     def _shown(self, question: Question) -> list[Question]:
         """Return the examples for a question: never the question itself, nor another with the same text."""
         others = [e for e in self.examples if e["question"].strip() != question["question"].strip()]
         return others[: self.shots]
+
+
+@cache
+def _default_follow_up() -> Prompt:
+    return Prompt("follow-up", (FOLDER / "follow-up.jinja").read_text(encoding="utf-8"))

@@ -98,7 +98,12 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
 
 
 def _over_files(table: Table, folder: Path, pattern: str) -> str:
-    columns = ", ".join(f'"{name}"' for name in table.names)
+    import pyarrow.parquet as pq
+
+    there = set().union(*(pq.read_schema(file).names for file in folder.glob(pattern)))
+    late = {f.name for f in table.fields if f.null} - there  # columns that an older raffinate did not write
+    types = sql_types(table) if late else {}
+    columns = ", ".join(f'NULL::{types[name]} AS "{name}"' if name in late else f'"{name}"' for name in table.names)
     return f"SELECT {columns} FROM read_parquet({quote(f'{no_glob(folder)}/{pattern}')}, union_by_name = true)"
 
 

@@ -8,6 +8,7 @@ teachers    who is right about what, how they err and write
 faults      rules that make requests go wrong
 wire        OpenAI's format
 server      the HTTP interface
+batches     its Batch API: files and batches
 serving     running it, as a command or in a thread
 """
 

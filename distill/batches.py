@@ -103,13 +103,13 @@ def rows_of(encoder: Encoder, examples: Examples, objective: str) -> Rows:
             task.append(kind)
             weight.append(w)
             question.append(mine)
-    distinct = np.unique(question, return_inverse=True)[1] if question else []
+    _, distinct = np.unique(np.array(question, np.int64), return_inverse=True)
     return Rows(
         Texts.of(encoder.prompts(prompt)),
         Texts.of(encoder.targets(target)),
         np.array(task, np.int64),
         np.array(weight, np.float32),
-        np.array(distinct, np.int64),
+        distinct.astype(np.int64),
     )
 
 
@@ -166,26 +166,27 @@ def passes(rows: Rows, chosen: Ints, *, most: int, overhead: int, joined: bool) 
         a, b = a + b, np.zeros_like(b)
     order = np.lexsort((a, b)) if not joined else np.argsort(a, kind="stable")
     chosen, a, b = chosen[order], a[order], b[order]
-    return [chosen[i:j] for i, j in _cut(a, b, 0, len(chosen), most, overhead)]
+    return [chosen[i:j] for i, j in _cut(a, b, 0, len(chosen), (most, overhead))]
 
 
-def _cut(a: Ints, b: Ints, i: int, j: int, most: int, overhead: int) -> Iterator[tuple[int, int]]:
-    """Halve a run of rows, sorted by length, where it pays, and its halves in turn."""
+def _cut(a: Ints, b: Ints, i: int, j: int, limits: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Cut a run of rows in two where it pays or must be, and its parts in turn."""
+    most, overhead = limits
+    whole = (j - i) * int(a[i:j].max() + b[i:j].max())
+    if j - i == 1 or whole <= min(most, overhead):
+        yield i, j
+        return
     count = np.arange(1, j - i)
-    whole = (j - i) * (a[i:j].max() + b[i:j].max())
-    if j - i > 1:
-        left = count * (np.maximum.accumulate(a[i:j])[:-1] + np.maximum.accumulate(b[i:j])[:-1])
-        right = count[::-1] * (
-            np.maximum.accumulate(a[i:j][::-1])[::-1][1:] + np.maximum.accumulate(b[i:j][::-1])[::-1][1:]
-        )
-        best = int((left + right).argmin())
-        if whole > most or whole - int(left[best] + right[best]) > overhead:
-            if whole > most and whole - int(left[best] + right[best]) <= overhead:
-                best = (j - i) // 2 - 1  # nothing to gain but memory
-            yield from _cut(a, b, i, i + best + 1, most, overhead)
-            yield from _cut(a, b, i + best + 1, j, most, overhead)
-            return
-    yield i, j
+    left = count * (np.maximum.accumulate(a[i:j]) + np.maximum.accumulate(b[i:j]))[:-1]
+    right = count[::-1] * (np.maximum.accumulate(a[i:j][::-1]) + np.maximum.accumulate(b[i:j][::-1]))[-2::-1]
+    best = int((left + right).argmin())
+    pays = whole - int(left[best] + right[best]) > overhead
+    if not pays and whole <= most:
+        yield i, j
+        return
+    middle = i + best + 1 if pays else (i + j) // 2
+    yield from _cut(a, b, i, middle, limits)
+    yield from _cut(a, b, middle, j, limits)
 
 
 def padded(texts: Texts, chosen: Ints, fill: int) -> npt.NDArray[np.int64]:

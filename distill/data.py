@@ -68,7 +68,7 @@ class Examples:
     def take(self, rows: Sequence[int]) -> Examples:
         """The examples of some rows, in the order given."""
         columns = ("question_id", "prompt", "answer", "rationale", "completion", "teacher")
-        picked = {name: [getattr(self, name)[r] for r in rows] for name in columns}
+        picked: dict[str, Any] = {name: [getattr(self, name)[r] for r in rows] for name in columns}
         return replace(self, **picked, weight=self.weight[list(rows)])
 
     def weighted(self, weights: npt.NDArray[np.float32]) -> Examples:
@@ -117,7 +117,8 @@ class Questions:
     def take(self, rows: Sequence[int]) -> Questions:
         """The questions of some rows, in the order given."""
         columns = ("question_id", "prompt", "task", "choices", "gold", "domain")
-        return replace(self, **{name: [getattr(self, name)[r] for r in rows] for name in columns})
+        picked: dict[str, Any] = {name: [getattr(self, name)[r] for r in rows] for name in columns}
+        return replace(self, **picked)
 
     @property
     def targets(self) -> list[str]:

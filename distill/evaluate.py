@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,8 @@ def _write(student: StudentModel, texts: Texts, part: Ints, new_tokens: int) -> 
     mask = place < lengths[:, None] if student.is_seq2seq else place >= (len(place) - lengths)[:, None]
     ids = np.full(mask.shape, tokenizer.pad_token_id, np.int64)
     ids[mask] = np.concatenate([texts[i] for i in part])
-    config = GenerationConfig(
+    make: Any = GenerationConfig
+    config = make(
         max_new_tokens=new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,

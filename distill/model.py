@@ -139,7 +139,8 @@ def _student(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
     is_seq2seq = bool(config.is_encoder_decoder)
     if is_seq2seq and config.decoder_start_token_id is None:
         raise InputError(
-            f"{spec.model} does not say which token its decoder starts with: set decoder_start_token_id in its config.json"
+            f"{spec.model} does not say which token its decoder starts with: set decoder_start_token_id in its "
+            "config.json"
         )
     encoder = Encoder(
         tokenizer, is_seq2seq=is_seq2seq, max_input=spec.max_input, max_target=spec.max_target, chat=spec.chat
@@ -182,7 +183,8 @@ def _pretrained(spec: StudentSpec) -> tuple[Any, Any]:
             f"cannot load a language model from '{spec.model}': give tiny-seq2seq, tiny-causal, an id on the Hugging "
             f"Face Hub (and a connection), or the folder of one  ({first})"
         ) from None
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:
         raise InputError(f"the tokenizer of {spec.model} knows more tokens than the model: they do not belong together")
     return model, tokenizer
 

@@ -40,13 +40,15 @@ class BatchStudent:
         return f"{self.student.spec.model}, {self.steps} steps"
 
     def logprob(self, prompts: Sequence[str], targets: Sequence[str]) -> Losses:
-        """(N,) sum over a target's tokens, its end token included, of log p(token | prompt, tokens before it), in nats."""
-        return self._nll(prompts, targets)[0] * np.float32(-1)
+        """(N,) sum over a target's tokens (end token included) of log p(token | prompt, tokens before it), in nats."""
+        nll, _ = self._nll(prompts, targets)
+        return -nll
 
     def loss(self, prompts: Sequence[str], targets: Sequence[str]) -> Losses:
         """(N,) mean over a target's tokens of -log p(token | prompt, tokens before it), in nats per token."""
         nll, tokens = self._nll(prompts, targets)
-        return (nll / tokens.clip(1)).astype(np.float32)
+        mean: Losses = (nll / tokens.clip(1)).astype(np.float32)
+        return mean
 
     def _nll(self, prompts: Sequence[str], targets: Sequence[str]) -> tuple[Losses, npt.NDArray[np.int64]]:
         rows = rows_of_pairs(self.student.encoder, prompts, targets)

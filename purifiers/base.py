@@ -48,11 +48,13 @@ class Synthesis:
         rationale: the text, without the final answer line.
         answer: the answer it concludes in; None if none could be read.
         teachers: columns of the responses it was made from.
+        written_by: the teacher or judge that wrote it.
     """
 
     rationale: str
     answer: str | None
     teachers: tuple[int, ...]
+    written_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Purified:
         probabilities: (Q, T) probability given to each teacher, NaN where unusable; None if the method gives none.
         rejected: row -> reason.
         synthesised: row -> rationale.
+        notes: row -> what is out of the ordinary about a rationale kept.
         every: (Q, T) all rationales kept, of a method that keeps several of a question and chooses none.
     """
 
@@ -73,6 +76,7 @@ class Purified:
     probabilities: Scores | None = None
     rejected: Mapping[int, str] = field(default_factory=dict)
     synthesised: Mapping[int, Synthesis] = field(default_factory=dict)
+    notes: Mapping[int, str] = field(default_factory=dict)
     every: npt.NDArray[np.bool_] | None = None
 
     def picks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -105,6 +109,16 @@ class Purifier(BaseModel, ABC):
     _learned: Mapping[str, npt.NDArray[Any]] = PrivateAttr(default_factory=dict)
     """What `fit` learned, by name."""
     _equipment: Equipment = PrivateAttr(default_factory=Equipment)
+
+    @property
+    def equipment(self) -> Equipment:
+        """What it was handed."""
+        return self._equipment
+
+    @property
+    def looks_at(self) -> frozenset[Signal]:
+        """The signals of this purifier with its settings; ``signals`` are those of the default ones."""
+        return self.signals
 
     def equipped(self, equipment: Equipment) -> Self:
         """A copy that may use a student, or ask teachers; what it has learned stays."""

@@ -24,6 +24,10 @@ METHODS = {
     "teacher-selection": "purifiers.teacher_selection:TeacherSelection",
     "comprehension": "purifiers.comprehension:Comprehension",
     "utility": "purifiers.utility:Utility",
+    "aggregate": "purifiers.aggregate:Aggregate",
+    "peer-review": "purifiers.peer_review:PeerReview",
+    "pairwise": "purifiers.pairwise:Pairwise",
+    "debate": "purifiers.debate:Debate",
 }
 
 

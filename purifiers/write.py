@@ -8,7 +8,7 @@ and written, several at a time. Memory depends on the size of a shard, not of th
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -191,12 +191,14 @@ class _Rows:
             rationale,
             answer,
             self._teachers(column),
+            _texts({r: made.written_by for r, made in self.kept.synthesised.items()}, rows),
             self._parents(part, column, rows),
             _floats(self.kept.score[rows]),
             self._probabilities(rows),
-            pa.array([sorted(self.purifier.signals)] * len(rows), pa.list_(pa.string())),
+            pa.array([sorted(self.purifier.looks_at)] * len(rows), pa.list_(pa.string())),
             _floats(agreement(part, code)),
             _floats(conflict(part)),
+            _texts(self.kept.notes, rows),
             self.fingerprint,
         ]
         return _table(columns, PURIFIED.names, len(rows))
@@ -210,7 +212,7 @@ class _Rows:
             words = text.to_pylist()
             for i, answer in made.items():
                 words[i] = answer
-                code[i] = UNREAD if answer is None else part.vocabulary.index(answer).as_py()
+                code[i] = UNREAD if answer is None else part.vocabulary.index(answer).as_py()  # -1 if nobody gave it
             text = pa.array(words, pa.string())
         return text, code
 
@@ -262,6 +264,13 @@ def _chosen(corpus: Corpus, kept: Purified) -> pa.Table:
 
 def _lists(counts: npt.NDArray[Any], values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
+
+
+def _texts(by_row: Mapping[int, str | None], rows: Rows) -> pa.Array:
+    """The text of each row, null where it has none."""
+    if not by_row:
+        return pa.nulls(len(rows), pa.string())
+    return pa.array([by_row.get(row) for row in rows.tolist()], pa.string())
 
 
 def _floats(values: npt.NDArray[Any]) -> pa.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ class Texts(Protocol):
 
     def choices(self, ids: Sequence[str]) -> list[dict[str, str]]:
         """The options of each question, label -> text; empty where a question has none."""
+        ...
+
+    def asked(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The questions as rows of the table `questions`, without their gold answers."""
         ...
 
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
@@ -133,6 +137,10 @@ class Corpus:
     def choice_texts(self) -> list[dict[str, str]]:
         """The options of the Q questions, label -> text; empty where a question has none."""
         return self.texts.choices(self.question_ids.to_pylist())
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The Q questions as rows of the table `questions`, without their gold answers."""
+        return self.texts.asked(self.question_ids.to_pylist())
 
     def rationale_texts(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> list[str]:
         """The rationale at each ``(row, column)`` pair; empty where there is none."""

@@ -15,7 +15,7 @@ from schemas.corpus import UNREAD, Corpus
 from schemas.database import connect
 from schemas.errors import WorkspaceError
 from schemas.render import prompts
-from schemas.tables import SPLITS
+from schemas.tables import QUESTIONS, SPLITS
 from schemas.workspace import question_files
 
 if TYPE_CHECKING:
@@ -103,6 +103,13 @@ class WorkspaceTexts:
         sql = "SELECT q.choices FROM wanted w JOIN questions q USING (question_id) ORDER BY w.row"
         found = self._fetch(sql, _numbered(pa.array(ids, pa.string())))["choices"].to_pylist()
         return [{option["label"]: option["text"] for option in options or ()} for options in found]
+
+    def asked(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """See `schemas.corpus.Texts`."""
+        columns = ", ".join(f"q.{name}" for name in QUESTIONS.names if name != "answer")
+        sql = f"SELECT {columns} FROM wanted w JOIN questions q USING (question_id) ORDER BY w.row"
+        rows: list[dict[str, Any]] = self._fetch(sql, _numbered(pa.array(ids, pa.string()))).to_pylist()
+        return [{**row, "choices": row["choices"] or []} for row in rows]
 
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         """See `schemas.corpus.Texts`."""

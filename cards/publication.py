@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import InputError, nearest
 from schemas.parquet import completed, write_splits
-from schemas.tables import CALLS, PURIFIED, REJECTED, Table
+from schemas.tables import CALLS, KEEP_ALL, PURIFIED, REJECTED, SPLITS, Table
 from schemas.workspace import Workspace, question_files
 
 _NAME = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
@@ -102,8 +102,9 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _rewrite(workspace: Workspace, staged: Workspace, method: str, excluded: frozenset[str]) -> int:
-    """Write the method's rows that no excluded teacher went into; the others are added to ``rejected``."""
+    """Write the method's rows that no excluded teacher went into; questions left without one become ``rejected``."""
     dropped: list[tuple[str, pa.Table]] = []
+    still_there: list[pa.ChunkedArray] = []
     names = pa.array(sorted(excluded))
 
     def kept() -> Iterator[tuple[str, pa.Table]]:
@@ -113,16 +114,35 @@ def _rewrite(workspace: Workspace, staged: Workspace, method: str, excluded: fro
                 dropped.append((split, _rejections(rows.filter(touched))))
             left = rows.filter(pc.invert(touched))
             if left.num_rows:
+                if method == KEEP_ALL:
+                    still_there.append(left["question_id"])
                 yield split, left
 
     write_splits(staged.purified_dir(method), PURIFIED, kept())
+    count: int = sum(rows.num_rows for _, rows in dropped)
+    if method == KEEP_ALL:
+        dropped = _of_lost_questions(dropped, still_there)
     asked = _batches(workspace.calls_dir(method), CALLS)
     if workspace.calls_dir(method).is_dir():
         others = ((split, rows.filter(pc.invert(pc.is_in(rows["judge_id"], names)))) for split, rows in asked)
         write_splits(staged.calls_dir(method), CALLS, ((split, rows) for split, rows in others if rows.num_rows))
     before = list(_batches(workspace.rejected_dir(method), REJECTED))
     write_splits(staged.rejected_dir(method), REJECTED, [*before, *dropped])
-    return sum(rows.num_rows for _, rows in dropped)
+    return count
+
+
+def _of_lost_questions(
+    dropped: list[tuple[str, pa.Table]], still_there: list[pa.ChunkedArray]
+) -> list[tuple[str, pa.Table]]:
+    """One rejection for each question of which no row is left."""
+    left = pa.chunked_array([chunk for column in still_there for chunk in column.chunks], pa.string())
+    found = []
+    for split in SPLITS:
+        mine = [rows.filter(pc.invert(pc.is_in(rows["question_id"], left))) for s, rows in dropped if s == split]
+        if mine:
+            rows = pa.concat_tables(mine)
+            found.append((split, rows.group_by(rows.column_names, use_threads=False).aggregate([])))
+    return found
 
 
 def _batches(folder: Path, table: Table) -> Iterator[tuple[str, pa.Table]]:

@@ -136,7 +136,8 @@ KEYS = {
         SELECT question_id || ', ' || teacher_id FROM responses
         GROUP BY question_id, teacher_id, sample_idx HAVING count(*) > 1""",
     "duplicate purified rows (same question and method)": """
-        SELECT question_id || ', ' || method FROM purified GROUP BY question_id, method HAVING count(*) > 1""",
+        SELECT question_id || ', ' || method FROM purified
+        GROUP BY question_id, method, CASE method WHEN 'keep-all' THEN teacher_id END HAVING count(*) > 1""",
     "responses to questions that are not there": """
         SELECT question_id || ', ' || teacher_id FROM responses ANTI JOIN questions USING (question_id)""",
     "purified rows of questions that are not there": """

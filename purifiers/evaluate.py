@@ -74,8 +74,11 @@ def evaluate(corpus: Corpus, methods: Sequence[Purifier], *, on: str = "test", s
         seed: of folds and bootstrap.
 
     Raises:
-        InputError: the split has no labelled question with an answer.
+        InputError: the split has no labelled question with an answer, or a method makes no choice.
     """
+    for m in methods:
+        if not m.chooses:
+            raise InputError(f"{m.name} keeps every rationale: there is no choice to judge, leave it out")
     rows = labelled_rows(corpus, on)
     part = corpus.take(rows)
     best = _best_single(corpus, part)

@@ -102,10 +102,16 @@ def merge(n: int, parts: list[tuple[npt.NDArray[np.int64], Purified]]) -> Purifi
         teacher[rows], score[rows] = part.teacher, part.score
         if probabilities is not None and part.probabilities is not None:
             probabilities[rows] = part.probabilities
+    every = None
+    if any(part.every is not None for _, part in parts):
+        every = np.zeros((n, next(p.every.shape[1] for _, p in parts if p.every is not None)), np.bool_)
+        for rows, part in parts:
+            every[rows] = part.every
     return Purified(
         teacher,
         score,
         probabilities,
+        every=every,
         rejected={int(rows[r]): why for rows, part in parts for r, why in part.rejected.items()},
         synthesised={int(rows[r]): made for rows, part in parts for r, made in part.synthesised.items()},
         notes={int(rows[r]): note for rows, part in parts for r, note in part.notes.items()},
@@ -160,6 +166,8 @@ def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int, calls: 
     for array in [*fitted.state().values(), answer, corpus.usable, seen.correct, corpus.sample, corpus.split]:
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(orjson.dumps(corpus.vocabulary.filter(said[:-1]).to_pylist()))
+    if Signal.STUDENT in fitted.signals:
+        digest.update(fitted.student.name.encode())
     for buffer in corpus.question_ids.buffers():
         digest.update(buffer or b"")
     for name in ("request_hash", "status"):

@@ -39,6 +39,7 @@ Judging = Annotated[
     Path | None,
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
+AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -142,7 +143,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
 
 @app.command()
-def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
+def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
     Example:  raffinate estimate recipe.yaml
@@ -154,9 +155,8 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import open_project
 
     project = open_project(recipe, create=True)
-    found = count(
-        project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
-    )
+    cache = project.recipe.build.cache_in(project.base)
+    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
     show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
 
 
@@ -190,6 +190,7 @@ def build(
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    batch: AsBatch = False,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -197,6 +198,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
     from raffinate import show
     from raffinate.route import route_of
@@ -210,14 +213,16 @@ def build(
     for warning in question_warnings(project):
         show.note(warning)
     with show.BuildProgress() as progress:
-        summary = build_project(project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests)
+        summary = build_project(
+            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, batch=batch
+        )
     _describe(project.workspace)
     _show_build(summary, json)
 
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
-    """Say how far a build is, also while it runs: answers by status and failures by kind, per teacher.
+    """Say how far a build is, also while it runs: answers by status, failures by kind, batches under way, per teacher.
 
     Example:  raffinate status my-dataset
     """
@@ -230,7 +235,7 @@ def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
     )
     if json:
-        show.as_json([{"teacher_id": t.teacher_id, **t.statuses, "errors": dict(t.errors)} for t in found])
+        show.as_json([show.status_dict(t) for t in found])
     else:
         show.statuses(found)
 
@@ -476,10 +481,52 @@ def audit(
     from schemas.workspace import Workspace
 
     corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    if not purifier.chooses:
+        raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
     show.as_json(found) if json else show.audited(found)
+
+
+@app.command()
+def distill(
+    source: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
+    ],
+    method: Annotated[str, typer.Option(help="A purifier, keep-all, teacher:ID or fine-tuning.")],
+    model: Annotated[
+        str, typer.Option(help="tiny-seq2seq, tiny-causal, a Hugging Face id, or a folder.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[str, typer.Option(help="multitask, rationale-then-answer or fine-tuning.")] = "multitask",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a student on what was published and judge it on test questions. Interrupted, the same command goes on.
+
+    Example:  raffinate distill my-dataset --method majority --model google/flan-t5-base --set epochs=3
+
+    Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
+    """
+    from raffinate import show
+    from raffinate.train_student import as_dict, shown, train_student
+
+    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    wanted = _listed(teachers) or None
+    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -553,6 +600,7 @@ def sandbox(
     faults: Annotated[Path | None, typer.Option(help="YAML list of faults.", show_default=False)] = None,
     teachers: Annotated[Path | None, typer.Option(help="YAML list of teachers.", show_default=False)] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Mean time a reply is held back.")] = 0.0,
+    batch_s: Annotated[float, typer.Option(min=0, help="Time that a batch takes, in seconds.")] = 0.0,
     api_key: Annotated[str | None, typer.Option(help="Require this key.", show_default=False)] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Write N questions for it and exit.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write them.")] = Path("questions.parquet"),
@@ -565,7 +613,7 @@ def sandbox(
     """
     from builders.sandbox.__main__ import run as run_sandbox
 
-    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "api_key": api_key}
+    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "batch_s": batch_s, "api_key": api_key}
     code = run_sandbox(faults=faults, teachers=teachers, questions=questions, out=out, seed=seed, **options)
     raise typer.Exit(code)
 

@@ -101,6 +101,7 @@ class SandboxSection(_Section):
     )
     seed: int = Field(default=0, description="seed of the world")
     latency_ms: float = Field(default=0.0, ge=0, description="mean time a reply is held back (ms)")
+    batch_s: float = Field(default=0.0, ge=0, description="time that a batch takes (s)")
     faults: tuple[Fault, ...] = Field(default=(), description="what goes wrong; see docs/sandbox.md")
 
 

@@ -98,3 +98,9 @@ class _Unanswered:
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         """See `schemas.corpus.Texts`: there are none."""
         return [""] * len(ids)
+
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """See `schemas.corpus.Texts`: there are none."""
+        return [(None, None)] * len(ids)

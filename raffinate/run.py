@@ -18,6 +18,7 @@ from builders.progress import OnProgress
 from builders.prompt import BUILT_IN, Prompt
 from builders.route import Route
 from builders.sources import load_questions, question_notes
+from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
 from purifiers.run import publish
@@ -65,6 +66,11 @@ class Project:
         return Prompt.load(
             name, examples=draw_examples(self.workspace, section.shots, section.seed), shots=section.shots
         )
+
+    def teachers(self, *, batch: bool = False) -> list[Teacher]:
+        """The recipe's teachers; ``batch`` asks all who are behind a URL through its Batch API."""
+        teachers = self.recipe.teachers
+        return [t.model_copy(update={"batch": t.batch or Batch()}) if batch and t.base_url else t for t in teachers]
 
     def serving(self) -> AbstractContextManager[None]:
         """See `serving`."""
@@ -137,13 +143,14 @@ def question_warnings(project: Project) -> list[str]:
     return [note.message for note in question_notes(project.workspace.read_questions())]
 
 
-def build_project(
+def build_project(  # noqa: PLR0913  all but the first two by name only
     project: Project,
     on_progress: OnProgress | None = None,
     *,
     route: Route | None = None,
     max_cost_usd: float | None = None,
     max_requests: int | None = None,
+    batch: bool = False,
 ) -> BuildSummary:
     """Ask the recipe's teachers what has no answer yet; see `builders.build.build`.
 
@@ -153,6 +160,7 @@ def build_project(
         route: who is asked what; everybody everything by default.
         max_cost_usd: in place of the recipe's, which None leaves (US dollars).
         max_requests: likewise.
+        batch: see `Project.teachers`.
     """
     settings = project.recipe.build.settings(project.base)
     settings = replace(
@@ -161,9 +169,8 @@ def build_project(
         max_requests=settings.max_requests if max_requests is None else max_requests,
     )
     with project.serving():
-        return build(
-            project.workspace, project.recipe.teachers, project.prompt(), settings, on_progress=on_progress, route=route
-        )
+        teachers = project.teachers(batch=batch)
+        return build(project.workspace, teachers, project.prompt(), settings, on_progress=on_progress, route=route)
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,7 @@ def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluatio
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
+    methods = [m for m in methods if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
         corpus = Corpus.of(project.workspace)

@@ -18,9 +18,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from builders.build import BuildSummary, TeacherEstimate, TeacherRows
+    from builders.build import BuildSummary, TeacherEstimate
     from builders.endpoints import EndpointReport
     from builders.progress import Snapshot, TeacherProgress
+    from builders.rows import TeacherRows
     from cards.push import PushPlan, PushReport
     from cards.verify import Finding
     from purifiers.base import Purified, Purifier
@@ -124,6 +125,8 @@ def _facts(teacher: TeacherProgress, snapshot: Snapshot) -> str:
     ]
     if teacher.parked:
         facts.append(f"waiting: {teacher.parked}")
+    if teacher.under_way:
+        facts.append(teacher.under_way)
     return "  ".join(facts)
 
 
@@ -131,9 +134,10 @@ def _line(snapshot: Snapshot) -> str:
     done, total = sum(t.done for t in snapshot.teachers), sum(t.total for t in snapshot.teachers)
     left = snapshot.seconds_left
     eta = "" if left is None else f", about {left:,.0f} s left"
+    batches = "".join(f", {t.teacher_id}: {t.under_way}" for t in snapshot.teachers if t.under_way)
     return (
         f"{done:,} of {total:,} rows, {snapshot.requests_per_second:,.0f} requests/s, "
-        f"{snapshot.tokens_per_second:,.0f} tokens/s, cost {money(snapshot.cost_usd)}{eta}"
+        f"{snapshot.tokens_per_second:,.0f} tokens/s, cost {money(snapshot.cost_usd)}{eta}{batches}"
     )
 
 
@@ -172,7 +176,8 @@ def built(summary: BuildSummary) -> None:
         run = asked[teacher.teacher_id]
         tokens = f"{run.prompt_tokens:,} + {run.completion_tokens:,}"
         counts = [f"{teacher.statuses[k]:,}" for k in kinds]
-        rows.append((teacher.teacher_id, f"{run.answered:,}", f"{run.cached:,}", *counts, tokens, money(run.cost_usd)))
+        asked_now = f"{run.answered:,}" + (f" + {run.follow_ups:,} again" if run.follow_ups else "")
+        rows.append((teacher.teacher_id, asked_now, f"{run.cached:,}", *counts, tokens, money(run.cost_usd)))
     names = ("teacher", "asked now", "known", *kinds, "tokens in + out", "cost")
     table(f"Who was asked, in {summary.run.seconds:.1f} s", names, rows)
     for sentence in summary.advice:
@@ -263,19 +268,21 @@ def estimates(found: Sequence[TeacherEstimate]) -> None:
             e.teacher_id,
             f"{e.rows:,}",
             f"{e.requests:,}",
+            f"{e.follow_ups:,}",
             f"{e.prompt_tokens:,}",
             f"{e.completion_tokens:,}",
             money(e.cost_usd),
         )
         for e in found
     ]
-    names = ("teacher", "rows", "requests", "prompt tokens", "completion tokens", "cost")
+    names = ("teacher", "rows", "requests", "second turns", "prompt tokens", "completion tokens", "cost")
     table("A build would ask (tokens are approximate)", names, rows)
 
 
 def statuses(found: Sequence[TeacherRows]) -> None:
     """How far a corpus is."""
-    kinds = ("ok", "failed", "truncated", "refused", "missing")
+    kinds = ["ok", "failed", "truncated", "refused", "missing"]
+    kinds += [kind for kind in ("under_way",) if any(t.statuses[kind] for t in found)]
     rows = [
         (
             t.teacher_id,
@@ -285,6 +292,19 @@ def statuses(found: Sequence[TeacherRows]) -> None:
         for t in found
     ]
     table("Corpus", ("teacher", *kinds, "failures"), rows)
+    for each in found:
+        if each.unfinished:
+            note(f"{each.teacher_id}: {each.unfinished:,} replies without an answer are still to be asked for it")
+        for batch in each.batches:
+            name = batch.batch_id or "a batch that was being sent"
+            note(f"{each.teacher_id}: {name}, {batch.requests:,} requests, is under way for {batch.age_s / 3600:.1f} h")
+
+
+def status_dict(found: TeacherRows) -> dict[str, Any]:
+    """How far one teacher's rows are, for JSON."""
+    batches = [{"batch_id": b.batch_id, "requests": b.requests, "seconds": b.age_s} for b in found.batches]
+    more = {"unfinished": found.unfinished, "batches": batches}
+    return {"teacher_id": found.teacher_id, **found.statuses, "errors": dict(found.errors), **more}
 
 
 def build_dict(summary: BuildSummary) -> dict[str, Any]:
@@ -299,7 +319,9 @@ def build_dict(summary: BuildSummary) -> dict[str, Any]:
                 "teacher_id": t.teacher_id,
                 **{status: t.statuses[status] for status in ("ok", "failed", "truncated", "refused")},
                 "errors": dict(t.errors),
+                "unfinished": t.unfinished,
                 "asked": asked[t.teacher_id].answered,
+                "follow_ups": asked[t.teacher_id].follow_ups,
                 "prompt_tokens": asked[t.teacher_id].prompt_tokens,
                 "completion_tokens": asked[t.teacher_id].completion_tokens,
                 "cost_usd": asked[t.teacher_id].cost_usd,
@@ -350,10 +372,11 @@ def methods(found: Sequence[dict[str, Any]]) -> None:
 def purified_dict(workspace: Workspace, purifier: Purifier, corpus: Corpus, kept: Purified) -> dict[str, Any]:
     """What a method kept, for JSON."""
     reasons = Counter(kept.rejected.values())
-    chosen = Counter(corpus.teachers[c] for c in kept.teacher[kept.teacher >= 0].tolist())
+    columns = kept.picks()[1]
+    chosen = Counter(corpus.teachers[c] for c in columns[columns >= 0].tolist())
     return {
         "method": purifier.name,
-        "kept": len(corpus) - len(kept.rejected),
+        "kept": len(columns),
         "rejected": len(kept.rejected),
         "reasons": dict(reasons.most_common()),
         "chosen": dict(chosen.most_common()),

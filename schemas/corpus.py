@@ -45,6 +45,12 @@ class Texts(Protocol):
         """The rationale of each (question, teacher, sample); empty where there is none."""
         ...
 
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """Share of right answers among the (question, teacher)'s samples, and the sample's mean log-probability."""
+        ...
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -143,6 +149,19 @@ class Corpus:
             [self.teachers[c] for c in columns],
             self.sample[rows, columns].tolist(),
         )
+
+    def grades(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(Q, T) share of a teacher's samples that are right, and (Q, T) mean log-probability of its answer (nats).
+
+        NaN where there is none; the share also where right or wrong is unknown or hidden.
+        """
+        row, column = np.nonzero(self.correct >= 0)
+        ids, teachers = self.question_ids.take(row).to_pylist(), [self.teachers[c] for c in column]
+        found = self.texts.grades(ids, teachers, self.sample[row, column].tolist())
+        share, logprob = np.full(self.correct.shape, np.nan), np.full(self.correct.shape, np.nan)
+        if found:
+            share[row, column], logprob[row, column] = np.array(found, np.float64).T
+        return share, logprob
 
     @classmethod
     def of(cls, workspace: Workspace, teachers: Sequence[str] | None = None) -> Corpus:

@@ -123,6 +123,21 @@ class WorkspaceTexts:
         texts: list[str] = self._fetch(sql, wanted)["text"].to_pylist()
         return texts
 
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """See `schemas.corpus.Texts`."""
+        wanted = _numbered(pa.array(ids, pa.string()))
+        wanted = wanted.append_column("teacher_id", pa.array(teachers, pa.string()))
+        wanted = wanted.append_column("sample", pa.array(samples, pa.int32()))
+        sql = (
+            "SELECT avg(r.is_correct::INTEGER) AS share, "
+            "any_value(r.mean_logprob) FILTER (r.sample_idx = w.sample) AS logprob "
+            "FROM wanted w LEFT JOIN responses r USING (question_id, teacher_id) GROUP BY w.row ORDER BY w.row"
+        )
+        found = self._fetch(sql, wanted)
+        return list(zip(found["share"].to_pylist(), found["logprob"].to_pylist(), strict=True))
+
     def _fetch(self, sql: str, wanted: pa.Table) -> pa.Table:
         self.con.register("wanted", wanted)
         try:

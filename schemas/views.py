@@ -90,7 +90,7 @@ DESCRIPTIONS: dict[str, str] = {
     "questions": "one row per question",
     "responses": "one row per question, teacher and sample: every answer, failures included",
     "answers": "one row per question and teacher: its one answer (with several samples, the one most samples reached)",
-    "purified": "one row per question and method: the rationale kept, with its source and reason",
+    "purified": "one row per question and method: the rationale kept, its source and reason (keep-all: all of them)",
     "rejected": "one row per question and method that abstained, with the reason",
     "calls": "one row per request that a purifier made: whom it asked what for, what was read, what it cost",
     "students": "one row per trained student and evaluation",

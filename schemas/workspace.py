@@ -7,6 +7,7 @@ responses/<teacher_id>/{split}-*.parquet     every answer of every teacher
 purified/<method>/{split}-*.parquet          one row per question, abstentions in rejected/<method>/
 calls/<method>/{split}-*.parquet             what a method asked teachers or judges
 routers/<method>/                            fitted purifier
+students/<run_id>.parquet                    one trained student's evaluations
 raffinate.duckdb                             the tables and views, for SQL
 .raffinate/                                  journal, locks, logs: not published
 """
@@ -150,6 +151,11 @@ class Workspace:
     def router_dir(self, method: str) -> Path:
         """A fitted purifier: safetensors and JSON."""
         return self.path / "routers" / check_name(method, "method")
+
+    @property
+    def students_dir(self) -> Path:
+        """Parquet files of the students' evaluations, one per trained student."""
+        return self.path / "students"
 
     def teachers(self) -> list[str]:
         """The teachers that have responses, sorted by id."""

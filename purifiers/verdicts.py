@@ -1,8 +1,8 @@
 """Read what judges say: a score, a vote, a confidence. What cannot be read is None: masked, never guessed.
 
-A verdict is the line that the prompt asks for, ``Score: 4``; words may follow the number, other numbers may not. Without
-it a reply counts only if it is nothing but the verdict (``4``). Two verdicts that differ are none, and so is a number
-out of range or of another scale (``11/5``, ``8/10``; ``0.9`` for a confidence in per cent).
+A verdict is the line that the prompt asks for, ``Score: 4``; words may follow the number, other numbers may not.
+Without it a reply counts only if it is nothing but the verdict (``4``). Two verdicts that differ are none, and so is a
+number out of range or of another scale (``11/5``, ``8/10``; ``0.9`` for a confidence in per cent).
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 
-def main(dataset: str, method: str, model: str, output: str, steps: str = "-1", columns: str = "") -> None:
-    wanted = [columns] if columns else ["prompt", "completion"]
+def main(dataset: str, method: str, model: str, output: str, *more: str) -> None:
+    steps, *columns = more or ["-1"]
+    wanted = columns or ["prompt", "completion"]
     rows = load_dataset(dataset, f"purified-{method}", split="train").select_columns(wanted)
     gpu = torch.cuda.is_available()
     config = SFTConfig(

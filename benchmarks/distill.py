@@ -8,8 +8,8 @@ Questions and rationales are the sandbox's. Both sides train the same rows (an a
 round. Seconds are the process's own on a CPU, so that other work on the machine does not count, and the clock's on a
 GPU. Ours is `distill.train`; theirs is `Seq2SeqTrainer` with `DataCollatorForSeq2Seq`, or TRL's `SFTTrainer` on prompts
 and completions, as their documentation shows them. Tokens are those of the texts: padding does not count, so tokens/s
-compares useful work. "bf16 peak" is the share of the GPU's (H100 989, A100 312 Tflop/s, dense) that 6 flops per weight of
-a layer and token come to; attention, embeddings and the head are not counted.
+compares useful work. "bf16 peak" is the share of the GPU's (H100 989, A100 312 Tflop/s, dense) that 6 flops per weight
+of a layer and token come to; attention, embeddings and the head are not counted.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,9 @@ class StudentModel:
 
     def save(self, folder: Path, objective: str) -> None:
         """Write weights (safetensors), tokenizer and `ABOUT`; with adapters, the adapters alone."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
         about = {"spec": self.spec.model_dump(), "objective": objective}
@@ -90,7 +95,7 @@ def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) ->
             model, tokenizer = _pretrained(spec)
         if spec.lora_rank:
             model = _with_adapters(model, spec)
-    return _student(model.to(best_device()), tokenizer, spec)
+    return student_of(model.to(best_device()), tokenizer, spec)
 
 
 def load_student(folder: str | Path) -> tuple[StudentModel, str]:
@@ -110,10 +115,11 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
         from peft import PeftModel
 
         base, tokenizer = _pretrained(spec)
-        model = PeftModel.from_pretrained(base, folder)
+        with _peft_warnings_hidden():
+            model = PeftModel.from_pretrained(base, folder)
     else:
         model, tokenizer = _pretrained(spec.model_copy(update={"model": str(folder)}))
-    return _student(model.to(best_device()), tokenizer, spec), str(about["objective"])
+    return student_of(model.to(best_device()), tokenizer, spec), str(about["objective"])
 
 
 def best_device() -> torch.device:
@@ -127,7 +133,12 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _student(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+    """A transformers model and its tokenizer as a student; for a model that was made elsewhere.
+
+    Raises:
+        InputError: it has no end token, or no token that its decoder starts with.
+    """
     config = model.config
     if tokenizer.eos_token_id is None:
         raise InputError(
@@ -196,7 +207,17 @@ def _with_adapters(model: Any, spec: StudentSpec) -> Any:
         raise MissingExtraError("low-rank adapters (lora_rank)", "distill") from None
     kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     rank = spec.lora_rank or 8
-    return get_peft_model(model, LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    settings: Any = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    with _peft_warnings_hidden():
+        return get_peft_model(model, settings)
+
+
+@contextmanager
+def _peft_warnings_hidden() -> Iterator[None]:
+    """Peft asks transformers for attributes by names that it has deprecated; a user can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def texts_of(columns: Sequence[Sequence[str | None]]) -> list[str]:

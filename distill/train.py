@@ -236,7 +236,7 @@ class _Run:
         self.at.tokens += int(length.sum())
         self.at.rationale_tokens += int(length[explains].sum())
         self.unseen.append(losses)
-        if self.at.step % LOOK_EVERY == 0:
+        if self.at.step % LOOK_EVERY == 0 or self.device.type == "cpu":
             self._look()
         self.at.seconds += time.perf_counter() - started
         self._tell()
@@ -278,9 +278,9 @@ class _Run:
         has_answers, has_rationales = (self.rows.task == 0).any(), (self.rows.task > 0).any()
         for a, b in read:
             self.at.losses.append((a if has_answers else math.nan, b if has_rationales else math.nan))
-        recent = np.nansum(self.at.losses[-len(read) :], axis=1).mean()
-        if self.at.step <= LOOK_EVERY and not self.at.first:
-            self.at.first = float(recent)
+        recent = np.nansum(self.at.losses[-LOOK_EVERY:], axis=1).mean()
+        if self.at.step <= LOOK_EVERY:
+            self.at.first = float(np.nansum(self.at.losses, axis=1).mean())
         if not np.isfinite(read).all() or recent > 3 * self.at.first + 3:
             rate = self.training.rate_for(self.student.spec)
             raise RaffinateError(

@@ -521,7 +521,7 @@ def distill(
     Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
     """
     from raffinate import show
-    from raffinate.train_student import as_dict, shown, train_student
+    from raffinate.distilling import as_dict, shown, train_student
 
     settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
     wanted = _listed(teachers) or None

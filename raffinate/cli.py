@@ -467,6 +467,8 @@ def audit(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -476,15 +478,19 @@ def audit(
     from purifiers.audit import audit as look
     from purifiers.run import purify as choose
     from raffinate import show
+    from raffinate.equip import asker_for, equip, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    opened, settings = Workspace.open(workspace), _settings(setting)
+    corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.step(f"auditing {method}"):
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        kept = choose(equip(purifier, asker), corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
     show.as_json(found) if json else show.audited(found)
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.best_teacher import accuracy
 from purifiers.encoder import DEFAULT_ENCODER, embed
 from purifiers.train_head import Arrays, Rows, Training, hold_out, train
@@ -72,6 +72,9 @@ class Classifier(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """The logits; a teacher that was not there at the fit has none, and is not chosen."""
+        return by_blocks(self._score, corpus)
+
+    def _score(self, corpus: Corpus) -> Scores:
         vectors = embed(corpus.question_texts(), self.encoder)
         inner = np.tanh(vectors @ self.learned("inner").T + self.learned("inner_bias"))
         logits = inner @ self.learned("outer").T + self.learned("outer_bias")

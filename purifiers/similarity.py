@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.encoder import DEFAULT_ENCODER, embed, unit
 from purifiers.train_head import Arrays, Rows, Training, hold_out, train
 from schemas.corpus import Corpus
@@ -84,6 +84,9 @@ class Similarity(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """Cosine over temperature; a teacher that was not there at the fit has none, and is not chosen."""
+        return by_blocks(self._score, corpus)
+
+    def _score(self, corpus: Corpus) -> Scores:
         h = embed(corpus.question_texts(), self.encoder) @ self.learned("adapter").T
         cosine = unit(h) @ unit(self.learned("teachers")).T / self.temperature
         return self.among_teachers(cosine, corpus)

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
 from purifiers.base import Purified, Purifier, Scores, Signal
-from purifiers.consensus import Consensus, own_support
+from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
 from purifiers.gold_first import NOBODY_RIGHT
+from purifiers.words import own_support, read
 from schemas.corpus import Corpus
 
 
@@ -71,7 +72,7 @@ class Verified(Purifier):
         scores = np.where(right, 1.0, np.nan)
         if len(several):
             part = corpus.take(several)
-            own = own_support(part, right[several]) if self.encoder is None else self._typical(part, right[several])
+            own = own_support(read(part)) if self.encoder is None else self._typical(part, right[several])
             scores[several] += own
         return scores.astype(np.float32)
 

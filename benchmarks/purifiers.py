@@ -26,8 +26,8 @@ import xxhash
 from builders.importer import Selection, read_corpus
 from purifiers.base import Purifier
 from purifiers.best_teacher import BestTeacher
-from purifiers.comparison import calibration_of, paired
-from purifiers.evaluate import choices_on, is_right, labelled_rows
+from purifiers.comparison import paired
+from purifiers.evaluate import calibration_of, choices_on, is_right, labelled_rows
 from purifiers.registry import method
 from schemas.corpus import Corpus
 from schemas.database import refresh

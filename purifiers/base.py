@@ -101,6 +101,11 @@ class Purifier(BaseModel, ABC):
         return copy
 
     @property
+    def gives_chances(self) -> bool:
+        """Whether the probability that it gives a teacher is the chance that this teacher's answer is right."""
+        return False
+
+    @property
     def fitted_teachers(self) -> tuple[str, ...]:
         """The teachers that `fit` saw; empty before it."""
         return self._teachers

@@ -70,6 +70,11 @@ class Classifier(Purifier):
         start = _start(rng, vectors.shape[1], self.hidden, len(corpus.teachers))
         return train(start, loss, hold_out(corpus, self.training), self.training)
 
+    @property
+    def gives_chances(self) -> bool:
+        """With ``multi`` they are; a softmax tells who is likelier than whom."""
+        return self.labels == "multi"
+
     def score(self, corpus: Corpus) -> Scores:
         """The logits; a teacher that was not there at the fit has none, and is not chosen."""
         return by_blocks(self._score, corpus)

@@ -85,6 +85,11 @@ class Consensus(Purifier):
         copy._weights = _fit(candidates, right, fold_of(corpus, FOLDS, 0), len(corpus.teachers))
         return copy
 
+    @property
+    def gives_chances(self) -> bool:
+        """They are."""
+        return True
+
     def score(self, corpus: Corpus) -> Scores:
         """Probability that the teacher's answer is right, in 0..1; NaN where unusable or unread."""
         return by_blocks(lambda part: self._probabilities(part, self._read(part)), corpus)

@@ -405,26 +405,38 @@ def evaluate(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
+    ] = False,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
-    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,plackett-luce --on test --json
+    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as judge
     from raffinate import show
+    from raffinate.evaluation import Look, show_closer
+    from raffinate.evaluation import evaluate as judge
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     if on not in ("train", "validation", "test"):
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
-    corpus = Corpus.of(Workspace.open(workspace), _listed(teachers) or None)
-    found = judge(corpus, _purifiers(_listed(methods), _settings(setting)), on=on, seed=seed)
-    show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
+    opened = Workspace.open(workspace)
+    corpus, wanted = Corpus.of(opened, _listed(teachers) or None), _purifiers(_listed(methods), _settings(setting))
+    look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
+    found = judge(opened, corpus, wanted, look)
+    if json:
+        return show.as_json(found)
+    show.evaluations(found, on)
+    show_closer(found)
 
 
 @app.command()
@@ -432,6 +444,7 @@ def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
     setting: Settings = None,
+    meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     json: AsJson = False,
@@ -450,7 +463,10 @@ def audit(
     corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.signals)).to_dict()
+        encode = None
+        if meaning:
+            from purifiers.encoder import embed as encode
+        found = look(corpus, kept, method, frozenset(purifier.signals), encode).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 

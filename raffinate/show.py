@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cards.push import PushPlan, PushReport
     from cards.verify import Finding
     from purifiers.base import Purified, Purifier
-    from purifiers.evaluate import Evaluation
     from raffinate.bring import Brought
     from raffinate.run import RunReport
     from schemas.corpus import Corpus
@@ -216,26 +215,42 @@ FROM answers JOIN questions USING (question_id) WHERE is_correct IS NOT NULL GRO
 """
 
 
-def evaluations(found: Sequence[Evaluation], on: str) -> None:
-    """How each method chose against gold."""
+def evaluations(found: Sequence[dict[str, Any]], on: str) -> None:
+    """How each method chose against gold; see `purifiers.evaluate.Evaluation`."""
     rows = [
         (
-            e.method,
-            f"{e.accuracy:.1%}",
-            f"{e.low:.1%} .. {e.high:.1%}",
-            f"{e.coverage:.0%}",
-            None if e.gap_closed is None else f"{e.gap_closed:.2f}",
-            top(e.share),
-            f"{e.entropy:.2f}",
+            e["method"],
+            share(e["accuracy"]),
+            f"{e['low']:.1%} .. {e['high']:.1%}",
+            f"{e['coverage']:.0%}",
+            None if e["gap_closed"] is None else f"{e['gap_closed']:.2f}",
+            e["calibration"] and f"{e['calibration']['ece']:.3f} ({e['calibration']['floor']:.3f})",
+            top(e["share"]),
+            f"{e['entropy']:.2f}",
+            f"{e['fit_seconds']:.1f} + {e['choose_seconds']:.1f} s",
+            None if e["cost_usd"] is None else money(e["cost_usd"]),
         )
         for e in found
     ]
-    names = ("method", "accuracy", "95 % interval", "kept", "gap closed", "chosen most", "entropy")
     table(
-        f"How each method chose on {on} ({found[0].n:,} questions; some teacher right: {found[0].oracle:.1%})",
-        names,
+        f"How each method chose on {on} ({found[0]['n']:,} questions; some teacher right: {found[0]['oracle']:.1%})",
+        EVALUATED,
         rows,
     )
+
+
+EVALUATED = (
+    "method",
+    "accuracy",
+    "95 % interval",
+    "kept",
+    "gap closed",
+    "ECE (noise)",
+    "chosen most",
+    "entropy",
+    "fit + choose",
+    "cost/row",
+)
 
 
 def top(shares: dict[str, float]) -> str:
@@ -316,7 +331,7 @@ def report(found: RunReport) -> None:
     accuracies(found.workspace)
     conflicts(found.workspace)
     if found.evaluations:
-        evaluations(found.evaluations, found.evaluated_on)
+        evaluations([e.to_dict() for e in found.evaluations], found.evaluated_on)
     if found.not_evaluated:
         note(f"not evaluated: {found.not_evaluated}")
     places(found.workspace)

@@ -64,7 +64,7 @@ def unit(vectors: Vectors) -> Vectors:
 
 def _encode(texts: list[str], encoder: str) -> Vectors:
     vectors = _fast(encoder).encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, np.float32)
+    return unit(np.asarray(vectors, np.float32))
 
 
 @cache

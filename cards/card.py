@@ -89,8 +89,8 @@ def _existing(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def configs_of(workspace: Workspace) -> list[dict[str, Any]]:
-    """One config per table that has files: ``questions``, ``responses`` and ``purified-<method>``."""
-    folders = {"questions": "questions", "responses": "responses/*"}
+    """One config per table that has files: ``questions``, ``responses``, ``calls`` and ``purified-<method>``."""
+    folders = {"questions": "questions", "responses": "responses/*", "calls": "calls/*"}
     folders |= {f"purified-{method}": f"purified/{method}" for method in workspace.methods()}
     configs = []
     for name, folder in folders.items():

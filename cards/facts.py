@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemas.database import connect
-from schemas.tables import SPLITS
+from schemas.tables import KEEP_ALL, SPLITS
 
 if TYPE_CHECKING:
     import duckdb
@@ -114,8 +114,10 @@ def facts_of(workspace: Workspace, default_method: str | None = None) -> Facts:
 
 
 def best_method(methods: list[Row]) -> str | None:
-    """The method with most right answers outside train, then most rows, then the first by name."""
-    ranked = sorted(methods, key=lambda row: (-row["right_unseen"], -row["kept"], row["method"]))
+    """The method with most right answers outside train, then most rows, then the first by name; `keep-all` last."""
+    ranked = sorted(
+        methods, key=lambda row: (row["method"] == KEEP_ALL, -row["right_unseen"], -row["kept"], row["method"])
+    )
     return str(ranked[0]["method"]) if ranked else None
 
 

@@ -24,7 +24,7 @@ from schemas.workspace import told_disk_errors
 if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
-MANAGED = ("questions/", "responses/", "purified/", "rejected/", "routers/", "students/", "recipes/")
+MANAGED = ("questions/", "responses/", "purified/", "rejected/", "calls/", "routers/", "students/", "recipes/")
 """Folders whose files are deleted from the repository when the workspace has them no more."""
 
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
+from builders.read_answer import grade
 from purifiers.base import Purified, Purifier, Signal
 from purifiers.best_teacher import accuracy
 from purifiers.calibration import Calibration, calibration
@@ -45,7 +47,8 @@ class Evaluation:
         entropy: of the shares, over log(number of teachers): 0 = one teacher always, 1 = all equally often.
         fit_seconds: to learn from the train questions; on train, where choices are made out of fold, 0.
         choose_seconds: to choose; on train with the fits.
-        cost_usd: of what had to be asked for one kept rationale, see `cost_per_row`; None where prices are unknown.
+        responses_usd: of the responses that one kept rationale needs, see `cost_per_row`; None where unknown.
+        cost_usd: of its requests, per question kept; None where it asks nobody or a price is unknown (US dollars).
         calibration: of the kept answers' probabilities; None where these are not chances to be right.
     """
 
@@ -62,6 +65,7 @@ class Evaluation:
     entropy: float
     fit_seconds: float
     choose_seconds: float
+    responses_usd: float | None
     cost_usd: float | None
     calibration: Calibration | None
 
@@ -72,12 +76,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Choice:
-    """What one method kept of the rows that it was judged on, and the seconds that took."""
+    """What one method kept of the rows that it was judged on, the seconds that took, and what its requests cost."""
 
     method: Purifier
     kept: Purified
     fit_seconds: float
     choose_seconds: float
+    cost_usd: float | None
 
 
 def evaluate(corpus: Corpus, methods: Sequence[Purifier], *, on: str = "test", seed: int = 0) -> list[Evaluation]:
@@ -90,9 +95,9 @@ def evaluate(corpus: Corpus, methods: Sequence[Purifier], *, on: str = "test", s
         seed: of folds and bootstrap.
 
     Raises:
-        InputError: the split has no labelled question with an answer.
+        InputError: the split has no labelled question with an answer, or a method makes no choice.
     """
-    rows = labelled_rows(corpus, on)
+    rows = judged_rows(corpus, methods, on)
     return judge(corpus, rows, [choose_on(m, corpus, rows, on, seed) for m in methods], seed=seed)
 
 
@@ -118,6 +123,18 @@ def judge(
     return [_score(c, part, best, seed, prices or {}) for c in choices]
 
 
+def _cost(method: Purifier) -> float | None:
+    """What the requests of the method's latest choice cost, those found in the journal included (US dollars)."""
+    asker = method.equipment.asker
+    calls = asker.ledger(method.name) if asker else None
+    if calls is None:
+        return None
+    answered = calls.filter(pc.not_equal(calls["status"], "failed"))
+    if not answered.num_rows or answered["cost_usd"].null_count:
+        return None
+    return float(pc.sum(calls["cost_usd"]).as_py())
+
+
 def labelled_rows(corpus: Corpus, on: str) -> npt.NDArray[np.int64]:
     """The rows of a split where some teacher's answer is known to be right or wrong.
 
@@ -132,6 +149,18 @@ def labelled_rows(corpus: Corpus, on: str) -> npt.NDArray[np.int64]:
     return rows
 
 
+def judged_rows(corpus: Corpus, methods: Sequence[Purifier], on: str) -> npt.NDArray[np.int64]:
+    """`labelled_rows`, after a look at the methods: each must make a choice.
+
+    Raises:
+        InputError: there are none, or a method makes no choice.
+    """
+    for m in methods:
+        if not m.chooses:
+            raise InputError(f"{m.name} keeps every rationale: there is no choice to judge, leave it out")
+    return labelled_rows(corpus, on)
+
+
 def choices_on(method: Purifier, corpus: Corpus, rows: npt.NDArray[np.int64], on: str, seed: int) -> Purified:
     """What a method keeps of some rows of the split ``on``, fitted on train, gold hidden (out of fold on train)."""
     return choose_on(method, corpus, rows, on, seed).kept
@@ -142,11 +171,11 @@ def choose_on(method: Purifier, corpus: Corpus, rows: npt.NDArray[np.int64], on:
     start = time.perf_counter()
     if on == "train":
         kept = purify(method, corpus.take(rows), seed=seed)[1]
-        return Choice(method, kept, 0.0, time.perf_counter() - start)
+        return Choice(method, kept, 0.0, time.perf_counter() - start, _cost(method))
     fitted = fit(method, corpus) if method.learns else method
     middle = time.perf_counter()
     kept = fitted.purify(shown(corpus, method).take(rows))
-    return Choice(method, kept, middle - start, time.perf_counter() - middle)
+    return Choice(method, kept, middle - start, time.perf_counter() - middle, _cost(method))
 
 
 def _best_single(corpus: Corpus, part: Corpus) -> float | None:
@@ -180,7 +209,8 @@ def _score(choice: Choice, part: Corpus, best: float | None, seed: int, prices: 
         entropy=share_entropy(shares),
         fit_seconds=choice.fit_seconds,
         choose_seconds=choice.choose_seconds,
-        cost_usd=cost_per_row(method, part, kept, prices),
+        responses_usd=cost_per_row(method, part, kept, prices),
+        cost_usd=None if choice.cost_usd is None else choice.cost_usd / max(len(part) - len(kept.rejected), 1),
         calibration=calibration_of(part, kept) if method.gives_chances else None,
     )
 
@@ -197,14 +227,14 @@ def cost_per_row(method: Purifier, part: Corpus, kept: Purified, prices: Mapping
     """US dollars of responses per kept rationale, at each teacher's mean price; None where a price is unknown.
 
     A method that looks at the question alone needs only the response of the teacher that it chose; any other one those
-    of all teachers. What a method itself asks LLMs for is in the ledger, not here.
+    of all teachers. What a method itself asks LLMs for is ``Evaluation.cost_usd``.
     """
     chosen = kept.teacher[kept.teacher >= 0]
     n = len(chosen) + len(kept.synthesised)
     if not n or any(t not in prices for t in part.teachers):
         return None
     each = np.array([prices[t] for t in part.teachers])
-    if method.signals <= {Signal.QUESTION}:
+    if method.looks_at <= {Signal.QUESTION}:
         return float(each[chosen].sum() / n)
     return float(each.sum() * len(part) / n)
 
@@ -213,7 +243,8 @@ def is_right(part: Corpus, kept: Purified) -> npt.NDArray[np.bool_]:
     """(Q,) whether the kept answer is gold; False where the question was rejected."""
     right = np.where(kept.teacher < 0, False, part.correct[np.arange(len(part)), kept.teacher] == 1)
     for row, made in kept.synthesised.items():
-        right[row] = part.gold[row] != UNREAD and part.vocabulary[int(part.gold[row])].as_py() == made.answer
+        gold = part.vocabulary[int(part.gold[row])].as_py() if part.gold[row] != UNREAD else None
+        right[row] = gold is not None and grade(made.answer, gold, "text")  # equal labels and numbers are equal texts
     return np.asarray(right, np.bool_)
 
 

@@ -29,6 +29,17 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
+]
+MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")]
+MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")]
+Judging = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
+]
+AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -112,7 +123,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
     loaded, questions = read_project(recipe)
     with serving(loaded):
-        reports = check_endpoints(loaded.teachers)
+        reports = check_endpoints((*loaded.teachers, *loaded.judges))
     notes = question_notes(questions)
     if json:
         found = {
@@ -132,7 +143,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
 
 @app.command()
-def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
+def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
     Example:  raffinate estimate recipe.yaml
@@ -144,9 +155,8 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import open_project
 
     project = open_project(recipe, create=True)
-    found = count(
-        project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
-    )
+    cache = project.recipe.build.cache_in(project.base)
+    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
     show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
 
 
@@ -178,8 +188,9 @@ def build(
         Path | None, typer.Option("--from", help="Workspace that the method was fitted in.", show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
+    batch: AsBatch = False,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -187,6 +198,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
     from raffinate import show
     from raffinate.route import route_of
@@ -200,14 +213,16 @@ def build(
     for warning in question_warnings(project):
         show.note(warning)
     with show.BuildProgress() as progress:
-        summary = build_project(project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests)
+        summary = build_project(
+            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, batch=batch
+        )
     _describe(project.workspace)
     _show_build(summary, json)
 
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
-    """Say how far a build is, also while it runs: answers by status and failures by kind, per teacher.
+    """Say how far a build is, also while it runs: answers by status, failures by kind, batches under way, per teacher.
 
     Example:  raffinate status my-dataset
     """
@@ -220,7 +235,7 @@ def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
     )
     if json:
-        show.as_json([{"teacher_id": t.teacher_id, **t.statuses, "errors": dict(t.errors)} for t in found])
+        show.as_json([show.status_dict(t) for t in found])
     else:
         show.statuses(found)
 
@@ -375,21 +390,30 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Choose one rationale per question by one method; write it to Parquet and DuckDB.
 
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
+
+    Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
     """
     from purifiers.run import publish
     from raffinate import show
+    from raffinate.equip import asker_for, equip, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
     opened = Workspace.open(workspace)
-    purifier = make_purifier(method, _settings(setting))
-    with show.step(f"purifying by {method}"):
-        corpus, kept = publish(opened, purifier, folds=folds, seed=seed)
+    settings = _settings(setting)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
+    with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
+        asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -413,6 +437,10 @@ def evaluate(
     transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
@@ -422,17 +450,21 @@ def evaluate(
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
     from raffinate import show
+    from raffinate.equip import asker_for, equip
     from raffinate.evaluation import Look, show_closer
-    from raffinate.evaluation import evaluate as judge
+    from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     if on not in ("train", "validation", "test"):
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
     opened = Workspace.open(workspace)
-    corpus, wanted = Corpus.of(opened, _listed(teachers) or None), _purifiers(_listed(methods), _settings(setting))
+    corpus = Corpus.of(opened, _listed(teachers) or None)
+    chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
-    found = judge(opened, corpus, wanted, look)
+    with show.BuildProgress() as progress:
+        asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        found = measure(opened, corpus, [equip(m, asker) for m in chosen], look, progress.step)
     if json:
         return show.as_json(found)
     show.evaluations(found, on)
@@ -461,13 +493,55 @@ def audit(
     from schemas.workspace import Workspace
 
     corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    if not purifier.chooses:
+        raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
         encode = None
         if meaning:
             from purifiers.encoder import embed as encode
-        found = look(corpus, kept, method, frozenset(purifier.signals), encode).to_dict()
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), encode).to_dict()
     show.as_json(found) if json else show.audited(found)
+
+
+@app.command()
+def distill(
+    source: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
+    ],
+    method: Annotated[str, typer.Option(help="A purifier, keep-all, teacher:ID or fine-tuning.")],
+    model: Annotated[
+        str, typer.Option(help="tiny-seq2seq, tiny-causal, a Hugging Face id, or a folder.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[str, typer.Option(help="multitask, rationale-then-answer or fine-tuning.")] = "multitask",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a student on what was published and judge it on test questions. Interrupted, the same command goes on.
+
+    Example:  raffinate distill my-dataset --method majority --model google/flan-t5-base --set epochs=3
+
+    Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
+    """
+    from raffinate import show
+    from raffinate.train_student import as_dict, shown, train_student
+
+    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    wanted = _listed(teachers) or None
+    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -490,7 +564,9 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
+def _purifiers(names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
+    from purifiers.registry import method
+    from raffinate.equip import with_judges
     from raffinate.recipe import make_purifier
 
     if not names:
@@ -503,6 +579,8 @@ def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
         if name not in own:
             raise InputError(f"--set {key}: say which method it is for, like {names[0]}.{field}=...")
         own[name][field] = value
+    one = [name for name in names if "judge" in method(name).model_fields]  # of several methods, --judge means these
+    own |= {name: with_judges(name, own[name], judges) for name in one or names if judges}
     return [make_purifier(name, own[name]) for name in names]
 
 
@@ -537,6 +615,7 @@ def sandbox(
     faults: Annotated[Path | None, typer.Option(help="YAML list of faults.", show_default=False)] = None,
     teachers: Annotated[Path | None, typer.Option(help="YAML list of teachers.", show_default=False)] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Mean time a reply is held back.")] = 0.0,
+    batch_s: Annotated[float, typer.Option(min=0, help="Time that a batch takes, in seconds.")] = 0.0,
     api_key: Annotated[str | None, typer.Option(help="Require this key.", show_default=False)] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Write N questions for it and exit.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write them.")] = Path("questions.parquet"),
@@ -549,7 +628,7 @@ def sandbox(
     """
     from builders.sandbox.__main__ import run as run_sandbox
 
-    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "api_key": api_key}
+    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "batch_s": batch_s, "api_key": api_key}
     code = run_sandbox(faults=faults, teachers=teachers, questions=questions, out=out, seed=seed, **options)
     raise typer.Exit(code)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from purifiers.base import Purifier
 from purifiers.comparison import by_domain, paired, sizes_up_to, teacher_curve, train_curve, unseen_domains
-from purifiers.evaluate import choose_on, is_right, judge, labelled_rows
+from purifiers.evaluate import choose_on, is_right, judge, judged_rows
 from raffinate import show
 from schemas.corpus import Corpus
 from schemas.database import query
@@ -19,6 +19,10 @@ PRICES = """
 SELECT teacher_id, avg(cost_usd) AS usd FROM responses WHERE status = 'ok'
 GROUP BY teacher_id HAVING count(*) = count(cost_usd)
 """
+
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Shows that a step is under way."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,22 @@ class Look:
         return self.compare or self.domains or self.curves or self.transfer
 
 
-def evaluate(workspace: Workspace, corpus: Corpus, methods: Sequence[Purifier], look: Look) -> list[dict[str, Any]]:
+def evaluate(
+    workspace: Workspace, corpus: Corpus, methods: Sequence[Purifier], look: Look, step: Step
+) -> list[dict[str, Any]]:
     """One dict per method: its figures, and under ``against``, ``domains``, ``curves`` and ``transfer`` what was asked.
 
     Raises:
         InputError: the split has no labelled question with an answer, or what was asked cannot be had here.
     """
     on, seed = look.on, look.seed
-    rows, prices = labelled_rows(corpus, on), {r["teacher_id"]: r["usd"] for r in query(workspace, PRICES).to_pylist()}
+    rows, prices = (
+        judged_rows(corpus, methods, on),
+        {r["teacher_id"]: r["usd"] for r in query(workspace, PRICES).to_pylist()},
+    )
     choices = []
     for method in methods:
-        with show.step(f"judging {method.name}") if look.anything else nullcontext():
+        with step(f"judging {method.name}") if look.anything else nullcontext():
             choices.append(choose_on(method, corpus, rows, on, seed))
     found = [e.to_dict() for e in judge(corpus, rows, choices, seed=seed, prices=prices)]
     part = corpus.take(rows)
@@ -60,14 +69,14 @@ def evaluate(workspace: Workspace, corpus: Corpus, methods: Sequence[Purifier], 
         if look.domains:
             figures["domains"] = by_domain(part, choices[i].kept)
         if look.curves:
-            with show.step(f"curves of {method.name}"):
+            with step(f"curves of {method.name}"):
                 sizes = sizes_up_to(len(corpus.rows("train"))) if method.learns else []
                 figures["curves"] = {
                     "train": train_curve(corpus, method, sizes, on=on, seed=seed) if sizes else None,
                     "teachers": teacher_curve(corpus, method, on=on, seed=seed),
                 }
         if look.transfer:
-            with show.step(f"transfer of {method.name}"):
+            with step(f"transfer of {method.name}"):
                 figures["transfer"] = unseen_domains(corpus, method, on=on, seed=seed)
     return found
 

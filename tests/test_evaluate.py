@@ -22,7 +22,7 @@ from schemas.errors import InputError
 
 DATA = Path(os.environ.get("RAFFINATE_DATA", ROOT / ".." / "shared" / "data"))
 KEYS = {"method", "accuracy", "low", "high", "coverage", "oracle", "regret", "gap_closed", "n", "share", "entropy"}
-KEYS |= {"fit_seconds", "choose_seconds", "cost_usd", "calibration"}
+KEYS |= {"fit_seconds", "choose_seconds", "responses_usd", "cost_usd", "calibration"}
 
 
 class First(Purifier):
@@ -160,8 +160,8 @@ def test_a_closer_look(cli: Cli, tmp_path: Path) -> None:
     assert majority["curves"]["teachers"]["3"]["accuracy"] == pytest.approx(majority["accuracy"])
     assert set(best["transfer"]) == {"arithmetic", "shelves"}
     # A response costs 0.0001 dollars: the best teacher's alone, or those of all three.
-    assert best["cost_usd"] == pytest.approx(0.0001 / 1)
-    assert majority["cost_usd"] == pytest.approx(0.0003 / majority["coverage"])
+    assert best["responses_usd"] == pytest.approx(0.0001)
+    assert majority["responses_usd"] == pytest.approx(0.0003 / majority["coverage"])
     shown = cli(*asked, "--transfer").out
     for title in ("paired", "By domain", "By number of train questions", "By number of teachers", "fitted without it"):
         assert title in shown

@@ -92,7 +92,7 @@ def teacher_curve(
     if not (train.correct >= 0).any():
         raise InputError("a curve over teachers orders them by accuracy on train, which has no labelled question")
     order = np.argsort(-accuracy(train), kind="stable")
-    curve = {}
+    curve: dict[int, dict[str, float | str]] = {}
     for n in range(1, len(order) + 1):
         some = corpus.with_teachers([corpus.teachers[t] for t in order[:n]])
         part = some.take(rows)

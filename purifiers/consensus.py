@@ -34,14 +34,14 @@ from purifiers.forest import grow, predict
 from purifiers.majority import NO_ANSWER
 from purifiers.run import fold_of
 from purifiers.votes import noise
-from purifiers.words import Readings, features, own_support, read
+from purifiers.words import Readings, features, manner, own_support, read
 from schemas.corpus import UNREAD, Corpus
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 SHRINK = 20.0
-RIDGES = tuple((votes, words) for votes in (1.0, 3.0, 10.0, 30.0) for words in (3.0, 30.0, 300.0))
+RIDGES = tuple((votes, words) for votes in (1.0, 10.0, 100.0) for words in (10.0, 100.0, 1e3, 1e4) if words >= votes)
 FOLDS = 5
 FOREST_FROM = 1000
 N_AGREEMENT, N_OUTSIDE = 4, 4
@@ -74,12 +74,13 @@ class Consensus(Purifier):
         domains = tuple(sorted({d for d in corpus.domain.to_pylist() if d is not None}))
         copy = self.restore({}, corpus.teachers)
         copy._domains, copy._accuracy = domains, _reliability(corpus, domains)
-        candidates, code = copy._candidates(corpus, copy._read(corpus))
+        readings = copy._read(corpus)
+        candidates, code = copy._candidates(corpus, readings)
         right = code == corpus.gold[candidates.question]
         if not right.any():  # the gold answers may be hidden although right and wrong is known
             right = _right(corpus, candidates.question, code)
         if self.trees and len(corpus) >= FOREST_FROM:
-            copy._forest = grow(copy._seen_by_forest(corpus, candidates), right)
+            copy._forest = grow(copy._seen_by_forest(corpus, candidates, code, readings), right)
         copy._scale = _scale(candidates.features, len(corpus.teachers))
         candidates = _scaled(candidates, copy._scale)
         copy._weights = _fit(candidates, right, fold_of(corpus, FOLDS, 0), len(corpus.teachers))
@@ -136,7 +137,7 @@ class Consensus(Purifier):
         scaled = _scaled(candidates, self._extended(self._scale, corpus, 1.0))
         chance, _ = probabilities(self._extended(self._weights[None], corpus)[0], scaled)
         if self._forest:
-            other = predict(self._forest, self._seen_by_forest(corpus, candidates))
+            other = predict(self._forest, self._seen_by_forest(corpus, candidates, code, readings))
             total = np.bincount(candidates.question, other, len(corpus))
             chance = (chance + other / np.maximum(total, 1)[candidates.question]) / 2
         grid = np.full(corpus.usable.shape, np.nan)
@@ -144,16 +145,22 @@ class Consensus(Purifier):
         grid[candidates.question[row], column] = chance[row]
         return only_usable(grid, corpus)
 
-    def _seen_by_forest(self, corpus: Corpus, candidates: Candidates) -> Floats:
-        """(N, ...) the features, with the votes of the fitted teachers, and how reliable these are in the domain."""
+    def _seen_by_forest(
+        self, corpus: Corpus, candidates: Candidates, code: npt.NDArray[np.int32], readings: Readings | None
+    ) -> Floats:
+        """(N, ...) the features, with the votes and the reliabilities of the fitted teachers alone; domain; manner."""
         votes, rest = np.split(candidates.features, [len(corpus.teachers)], axis=1)
         known = [corpus.teachers.index(t) if t in corpus.teachers else -1 for t in self._teachers]
         mine = np.concatenate([votes, np.zeros((len(votes), 1))], axis=1)[:, known]
-        share = self._accuracy[self._domain_rows(corpus)]
+        domain = np.array(self._domain_rows(corpus), np.int64)
+        share = self._accuracy[domain]
         odds = np.log(share / (1 - share))
-        count = votes.sum(axis=1, keepdims=True)
         question = candidates.question
-        return np.concatenate([mine, rest, count, candidates.outside[question], odds[question]], axis=1)
+        columns = [mine, rest, votes.sum(axis=1, keepdims=True), candidates.outside[question], odds[question]]
+        columns.append((domain[:, None] == np.arange(1, len(self._accuracy)))[question].astype(np.float64))
+        if readings:
+            columns.append(manner(readings, question, corpus.answer[question] == code[:, None]))
+        return np.concatenate(columns, axis=1)
 
     def _extended(self, learned: Floats, corpus: Corpus, missing: float | None = None) -> Floats:
         """The learned columns for the teachers of this corpus; a new teacher gets the mean of the known ones."""

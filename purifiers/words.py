@@ -6,6 +6,7 @@ is gathered per answer (`features`) and per supporter of an answer (`own_support
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,11 @@ Ints = npt.NDArray[np.int64]
 N_WORDS = 3 * len(SIGNS) + 5
 MISTAKES = 2
 """False equations of a rationale that count, at most."""
+DOUBT = re.compile(
+    r"\b(?:however|none of|closest|approximately|assum\w*|guess|likely|probably|wait|mistake|error"
+    r"|not (?:listed|provided|given|match))\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Readings:
         mistakes: (Q, T) false equations.
         there: (Q, T) whether there is a rationale.
         place: (Q, T) the option that the teacher's answer is; -1 where it is none, or unread.
+        manner: (Q, T, 3) log length, words of doubt, share of digits.
         about: (Q, K, 4) of the option itself: log length against the mean of the question's options, whether it is the
             longest, its place in 0..1, and whether it says "all" or "none of"; 0 where the question has no choices.
     """
@@ -41,6 +48,7 @@ class Readings:
     mistakes: npt.NDArray[np.float32]
     there: npt.NDArray[np.bool_]
     place: Ints
+    manner: npt.NDArray[np.float32]
     about: npt.NDArray[np.float32]
 
 
@@ -56,19 +64,20 @@ def read(corpus: Corpus) -> Readings:
     shape = corpus.usable.shape
     signs = np.zeros((*shape, wide, len(SIGNS)), np.float32)
     about = np.zeros((len(corpus), wide, 4), np.float32)
-    mistakes = np.zeros(shape, np.float32)
+    mistakes, manner = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32)
     place = np.full(shape, -1, np.int64)
     for q, own in enumerate(options):
         if own and answers[q]:
             signs[q, :, : len(own)] = support(texts[q], own)
             mistakes[q] = [min(false_equations(t), MISTAKES) for t in texts[q]]
+            manner[q] = [_manner(t) for t in texts[q]]
             if choices[q]:
                 about[q, : len(own)] = _about(list(own.values()))
             number = {label: k for k, label in enumerate(own)}
             place[q] = [-1 if c == UNREAD else number.get(words[c], -1) for c in corpus.answer[q].tolist()]
     there = np.array([[bool(t) for t in row] for row in texts], np.bool_).reshape(shape)
-    is_option = np.arange(wide) < np.array([len(o) for o in options], np.int64)[:, None]
-    return Readings(signs, is_option, mistakes, there, np.where(corpus.usable, place, -1), about)
+    is_option = np.less(np.arange(wide), np.array([len(o) for o in options], np.int64)[:, None])
+    return Readings(signs, is_option, mistakes, there, np.where(corpus.usable, place, -1), manner, about)
 
 
 def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -> Floats:
@@ -82,8 +91,8 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
         question: (N,) row of each answer's question.
         voted: (N, T) whose answer it is.
     """
-    place = np.where(voted, readings.place[question], -1).max(axis=1, initial=-1)
-    known = place >= 0
+    place = np.asarray(np.where(voted, readings.place[question], -1).max(axis=1, initial=-1))
+    known = np.asarray(place >= 0)
     k, at = np.maximum(place, 0), np.arange(len(question))
     signs, there = readings.signs[question], readings.there[question]
     own = np.take_along_axis(signs, k[:, None, None, None], axis=2)[:, :, 0]
@@ -96,6 +105,13 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
     blank = ~pros.any(axis=1)
     columns = [*for_it, _mean(own, cons), _mean(mistakes[:, :, None], pros), np.where(blank[:, None], 0, option)]
     return np.where(known[:, None], np.concatenate(columns, axis=1), 0.0).astype(np.float64)
+
+
+def manner(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -> Floats:
+    """(N, 6) how the supporters of each answer put it: the mean of `Readings.manner`, and that less all teachers'."""
+    everyone = readings.manner[question]
+    own = _mean(everyone, voted)
+    return np.concatenate([own, own - everyone.mean(axis=1)], axis=1).astype(np.float64)
 
 
 def own_support(readings: Readings) -> Floats:
@@ -113,6 +129,10 @@ def _mean(values: npt.NDArray[np.float32], of: npt.NDArray[np.bool_]) -> npt.NDA
     total = (values * of[:, :, None]).sum(axis=1)
     mean: npt.NDArray[np.float32] = total / np.maximum(of.sum(axis=1), 1)[:, None]
     return mean
+
+
+def _manner(text: str) -> tuple[float, float, float]:
+    return float(np.log1p(len(text))), len(DOUBT.findall(text)), sum(map(text.count, "0123456789")) / max(len(text), 1)
 
 
 def _about(texts: list[str]) -> npt.NDArray[np.float64]:

@@ -486,6 +486,7 @@ def audit(
     Example:  raffinate audit my-dataset --method consensus
     """
     from purifiers.audit import audit as look
+    from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
     from raffinate.recipe import make_purifier
@@ -497,10 +498,7 @@ def audit(
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
-        encode = None
-        if meaning:
-            from purifiers.encoder import embed as encode
-        found = look(corpus, kept, method, frozenset(purifier.looks_at), encode).to_dict()
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 

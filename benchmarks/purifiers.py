@@ -4,11 +4,11 @@
         [--seeds 5] [--random] [--train 200] [--data $RAFFINATE_DATA]
 
 Splits are by a hash of the question, or drawn at random (`--random`). `knn` takes the teacher that was right most often
-on the 150 nearest train questions. 70 % of the questions are train, 30 % test; a row is the mean over the splits, and the standard deviation of the
-accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best on train; "ece" = expected
-calibration error of the kept answers' probabilities, where these are the chance to be right, and in brackets what true
-probabilities would show on as many questions; "worse" counts the splits
-where the method is significantly below the best single teacher (paired bootstrap, 95 %).
+on the 150 nearest train questions. 70 % of the questions are train, 30 % test; a row is the mean over the splits, and
+the standard deviation of the accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best on
+train; "ece" = expected calibration error of the kept answers' probabilities, where these are the chance to be right, and
+in brackets what true probabilities would show on as many questions; "worse" counts the splits where the method is
+significantly below the best single teacher (paired bootstrap, 95 %).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def judge(corpus: Corpus, purifier: Purifier) -> Split:
     seconds = time.perf_counter() - started
     right = is_right(part, kept)
     oracle = ((part.correct == 1) & part.usable).any(axis=1).mean()
-    sure = calibration_of(part, kept) if purifier.name in CHANCES else None
+    sure = calibration_of(part, kept) if purifier.gives_chances else None
     return Split(
         accuracy=float(right.mean()),
         gap=float((right.mean() - best.mean()) / (oracle - best.mean())),

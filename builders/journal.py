@@ -163,6 +163,13 @@ class Journal:
         with self._told():
             self._db.execute(_ANSWER if isinstance(record, Answered) else _FAILURE, _values(record))
 
+    def keep_all(self, records: Iterable[Record]) -> None:
+        """Commit records that came together, all or none of them."""
+        with self._told(), self._db as db:
+            db.execute("BEGIN")
+            for record in records:
+                db.execute(_ANSWER if isinstance(record, Answered) else _FAILURE, _values(record))
+
     def overrides(self) -> dict[str, int]:
         """Token limits that a retry put in the recipe's place, by the hash of the recipe's own request."""
         with self._told():

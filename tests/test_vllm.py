@@ -1,5 +1,6 @@
 """Serving teachers ourselves: a real vLLM on the CPU with a tiny model, and a stand-in for what would take it long."""
 
+import json
 import os
 import signal
 import stat
@@ -16,6 +17,7 @@ import vllm_env
 from pydantic import ValidationError
 
 from builders.ask import Settings
+from builders import vllm_inside
 from builders.build import build
 from builders.endpoints import check_endpoints
 from builders.prompt import Prompt
@@ -187,6 +189,12 @@ def running(real: Vllm, model: str, tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
+TOLD = (
+    "question_id, sample_idx, request_hash, status, finish_reason, prompt_tokens, completion_tokens, raw_text, "
+    "rationale, predicted_answer, params"
+)
+
+
 @pytest.mark.timeout(1200)
 def test_a_real_vllm_is_started_asked_and_stopped(real: Vllm, model: str, tmp_path: Path) -> None:
     workspace = make(tmp_path / "ws", 8)
@@ -202,6 +210,48 @@ def test_a_real_vllm_is_started_asked_and_stopped(real: Vllm, model: str, tmp_pa
     assert "/health" in log_of(workspace, "tiny")
     assert build(workspace, [teacher], FREE).run.teachers[0].cached == 16
     assert log_of(workspace, "tiny").count("Started server process") == 1
+
+    inside = make(tmp_path / "inside", 8)
+    same = teacher.model_copy(update={"vllm": real.model_copy(update={"in_process": True})})
+    assert build(inside, [same], FREE).exit_code == 0, log_of(inside, "tiny")[-2000:]
+    told = f"SELECT {TOLD} FROM responses ORDER BY question_id, sample_idx"
+    assert rows(inside, told) == rows(workspace, told)  # the same engine without HTTP: same rows, same cache
+    means = "SELECT mean_logprob AS m FROM responses ORDER BY question_id, sample_idx"
+    assert [r["m"] for r in rows(inside, means)] == pytest.approx([r["m"] for r in rows(workspace, means)], abs=1e-4)
+
+
+@pytest.mark.timeout(1200)
+def test_the_worker_answers_like_the_server(real: Vllm, model: str, tmp_path: Path) -> None:
+    def body(**fields: Any) -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": "Which bird?"}], "max_tokens": 24} | fields
+
+    schema = {"type": "object", "properties": {"result": {"enum": ["A", "B"]}}, "required": ["result"]}
+    bodies = {
+        1: body(temperature=0, structured_outputs={"json": schema}),
+        2: body(max_tokens=100_000),
+        3: body(messages=[{"role": "user", "content": "word " * 2000}]),
+        4: body(temperature="hot"),
+        5: body(ignore_eos=True, max_tokens=400),
+        6: body(temperature=0, logprobs=True, stop=["a"], chat_template_kwargs={"x": 1}),
+    }
+    lines = [json.dumps({"id": number, "body": asked}) for number, asked in bodies.items()]
+    lines.append(json.dumps({"drop": 5}))
+    worker = [real.python, vllm_inside.WORKER, "--model", model, *vllm_env.ARGS, "--reasoning-parser", "deepseek_r1"]
+    worker += ["--structured-outputs-config.enable_in_reasoning", "true"]
+    pipe, log, env = subprocess.PIPE, (tmp_path / "log").open("wb"), os.environ | vllm_env.ENV
+    with log, subprocess.Popen(worker, stdin=pipe, stdout=pipe, stderr=log, env=env, text=True) as process:
+        assert json.loads(process.stdout.readline()) == {"ready": True}, (tmp_path / "log").read_text()[-2000:]
+        process.stdin.write("\n".join(lines) + "\n")
+        process.stdin.flush()
+        said = {each["id"]: each for each in (json.loads(process.stdout.readline()) for _ in range(5))}
+        process.stdin.close()
+        assert process.wait(60) == 0
+        assert process.stdout.read() == ""  # what was dropped is never answered
+    assert {number: each["status"] for number, each in said.items()} == {1: 200, 2: 400, 3: 400, 4: 400, 6: 200}
+    assert "max_tokens" in said[2]["body"]["error"]["message"]
+    (held,), (free,) = said[1]["body"]["choices"], said[6]["body"]["choices"]
+    assert held["message"]["reasoning"].startswith("{") and not held["message"]["content"]  # it never stopped thinking
+    assert free["logprobs"]["content"][0]["logprob"] < 0 and "a" not in free["message"]["reasoning"]
 
 
 @pytest.mark.timeout(1200)

@@ -35,6 +35,7 @@ folder = sys.argv[1]
 bpe = ByteLevelBPETokenizer()
 bpe.train_from_iterator(["the answer is (A) because every bird can fly and so on"] * 20, vocab_size=400,
                         special_tokens=["<|end|>"])
+bpe.add_tokens(["<think>", "</think>"])
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|end|>", pad_token="<|end|>")
 tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}assistant:"
 tokenizer.save_pretrained(folder)

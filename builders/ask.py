@@ -1,8 +1,8 @@
 """The engine of a build: pulls requests from the plans and asks every teacher at once, each at its own pace.
 
-One `TeacherAsker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is in
-flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is sent
-again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
+One `TeacherAsker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is
+in flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is
+sent again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
 """
 
 from __future__ import annotations

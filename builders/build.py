@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builders.prompt import Prompt
+    from builders.ray_engine import RayEngine
     from schemas.workspace import Workspace
 
 
@@ -261,17 +262,25 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     settings: Settings,
     on_progress: OnProgress | None,
     done: Collection[str] = (),
-) -> Engine:
+) -> Engine | RayEngine:
     unpriced = [plan.teacher.id for plan in plans if plan.teacher.price is None]
     if settings.max_cost_usd is not None and unpriced:
         raise InputError(f"the cost of {', '.join(unpriced)} is unknown, so no limit can be kept: give a price")
-    engine = Engine(plans, journal, pick, settings, on_progress, done)
+    engine = _engine(settings)(plans, journal, pick, settings, on_progress, done)
     engine.run()
     return engine
 
 
+def _engine(settings: Settings) -> type[Engine | RayEngine]:
+    if settings.engine == "local":
+        return Engine
+    from builders.ray_engine import RayEngine
+
+    return RayEngine
+
+
 def _write(
-    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine, settings: Settings
+    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine | RayEngine, settings: Settings
 ) -> BuildSummary:
     from schemas.database import refresh
 

@@ -1,8 +1,8 @@
 """vLLM's own Python API in place of a server: no HTTP and no port, for batch jobs on one machine.
 
-The engine runs in a child process of the interpreter that has vLLM (`builders.vllm_worker`), which is asked in JSON lines.
-A child, because vLLM pins its own torch, gives its GPUs back only when its process ends, and must be free to die: it is
-started again like a server. Requests, hashes and rows are those of the server, and so is the journal.
+The engine runs in a child process of the interpreter that has vLLM (`builders.vllm_worker`), which is asked in JSON
+lines. A child, because vLLM pins its own torch, gives its GPUs back only when its process ends, and must be free to
+die: it is started again like a server. Requests, hashes and rows are those of the server, and so is the journal.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class VllmInside(VllmServer):
     async def post(self, url: str, body: bytes) -> Answer | Failure:
         """Ask one request; the reply is what the server would have answered."""
         number = next(self._numbers)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Answer | Failure] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
         if not self._tell(b'{"id":%d,"body":%b}\n' % (number, body)):
             self._waiting.pop(number, None)
             return Failure("connection", f"vLLM has ended: see {self._log}")

@@ -114,7 +114,7 @@ class VllmServer:
         self.healthy.set()
 
     async def _run(self, log: BinaryIO, **pipes: Any) -> asyncio.subprocess.Process:
-        given = {"stdin": asyncio.subprocess.DEVNULL, "stdout": log, "stderr": log} | pipes
+        given: dict[str, Any] = {"stdin": asyncio.subprocess.DEVNULL, "stdout": log, "stderr": log} | pipes
         return await asyncio.create_subprocess_exec(
             *self.command,
             **given,

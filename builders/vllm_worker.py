@@ -5,9 +5,9 @@
 One JSON object per line. In: ``{"id", "body"}``, the body of a chat completion, or ``{"drop": id}``. Out: first
 ``{"ready": true}``, then ``{"id", "status", "body"}``, as the server would have answered. It ends when its input does.
 
-`LLM.enqueue_chat` is `LLM.chat` without the wait: requests join the running batch as they come and each reply leaves as it
-is done, so the GPU never idles behind the slowest of a batch. Bodies are read by the server's own `ChatCompletionRequest`,
-so that a parameter means the same either way.
+`LLM.enqueue_chat` is `LLM.chat` without the wait: requests join the running batch as they come and each reply leaves
+as it is done, so the GPU never idles behind the slowest of a batch. Bodies are read by the server's own
+`ChatCompletionRequest`, so that a parameter means the same either way.
 """
 
 import sys
@@ -42,6 +42,7 @@ class Worker:
         self._asked: dict[str, tuple[int, Any, str]] = {}  # vLLM's id -> our id, the request, the id to abort it by
 
     def serve(self) -> None:
+        """Answer what comes in, until nothing can."""
         threading.Thread(target=self._read, daemon=True).start()
         self._say({"ready": True})
         while True:
@@ -136,6 +137,7 @@ def _reasoning_parser(name: str) -> Any:
 
 
 def main() -> None:
+    """Serve the model that the command line names."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever vLLM prints is log
     try:

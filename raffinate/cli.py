@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -180,6 +180,10 @@ def build(
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
     max_cost: Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")] = None,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -187,6 +191,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    Example:  raffinate build recipe.yaml --engine ray
     """
     from raffinate import show
     from raffinate.route import route_of
@@ -200,7 +206,9 @@ def build(
     for warning in question_warnings(project):
         show.note(warning)
     with show.BuildProgress() as progress:
-        summary = build_project(project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests)
+        summary = build_project(
+            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, engine=engine
+        )
     _describe(project.workspace)
     _show_build(summary, json)
 

@@ -16,8 +16,8 @@ import pytest
 import vllm_env
 from pydantic import ValidationError
 
-from builders.ask import Settings
 from builders import vllm_inside
+from builders.ask import Settings
 from builders.build import build
 from builders.endpoints import check_endpoints
 from builders.prompt import Prompt
@@ -141,6 +141,62 @@ def test_what_prevents_a_server_is_one_sentence_and_the_others_go_on(tmp_path: P
     assert f"{tmp_path}/none cannot be run (No such file or directory)" in told
 
 
+INSIDE = """#!{python}
+import json, os, sys, time
+print("start", time.time(), "pid", os.getpid(), file=sys.stderr, flush=True)
+if "--none" in sys.argv:
+    sys.exit(3)
+print(json.dumps({{"ready": True}}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "drop" in asked or "--deaf" in sys.argv:
+        print(line, file=sys.stderr, flush=True)
+        continue
+    time.sleep(0.02)
+    message = {{"role": "assistant", "content": "The answer is (A)."}}
+    body = {{"choices": [{{"message": message, "finish_reason": "stop"}}]}}
+    print(json.dumps({{"id": asked["id"], "status": 200, "body": body}}), flush=True)
+"""
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> str:
+    """An executable that speaks as `builders.vllm_worker` does."""
+    file = tmp_path / "inside"
+    file.write_text(INSIDE.format(python=sys.executable))
+    file.chmod(file.stat().st_mode | stat.S_IEXEC)
+    return str(file)
+
+
+def test_vllm_in_process_is_started_again_when_it_dies_and_no_row_is_lost(tmp_path: Path, inside: str) -> None:
+    workspace = make(tmp_path / "ws", 100)
+    teacher = Teacher(id="ada", model="m", vllm=Vllm(python=inside, in_process=True))
+
+    def kill() -> None:
+        while not (workspace.private / "logs").exists() or not pids(workspace, "ada"):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(pids(workspace, "ada")[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = build(workspace, [teacher], FREE)
+    killer.join()
+    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 100}
+    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+
+
+def test_what_prevents_vllm_in_process_is_one_sentence(tmp_path: Path, inside: str) -> None:
+    workspace = make(tmp_path / "ws", 2)
+    none = Teacher(id="none", model="m", vllm=Vllm(python=inside, in_process=True, gpus=(), args=("--none",)))
+    deaf = Vllm(python=inside, in_process=True, gpus=(), args=("--deaf",))
+    late = Teacher(id="late", model="n", vllm=deaf, timeout_s=0.5, max_attempts=3)
+    summary = build(workspace, [none, late], FREE)
+    assert f"{inside} has no vLLM: install raffinate[vllm] there" in " ".join(summary.advice)
+    assert [dict(t.errors) for t in summary.rows] == [{"server": 2}, {"timeout": 2}]
+    assert '"drop"' in log_of(workspace, "late")  # it need not go on with what nobody waits for
+
+
 def test_the_server_is_no_part_of_a_requests_identity(tmp_path: Path) -> None:
     workspace = make(tmp_path / "ws", 1)
 
@@ -148,6 +204,7 @@ def test_the_server_is_no_part_of_a_requests_identity(tmp_path: Path) -> None:
         plan = Plan(workspace, Teacher(id="t", model="m", **fields), FREE)
         return next(r.hash for _, batch in plan.batches() for r in batch)
 
+    assert identity(vllm={}) == identity(vllm={"in_process": True})
     assert identity(vllm={"port": 1}) == identity(vllm={"args": ["--swap-space", "1"]})
     assert identity(vllm={}) != identity(base_url="http://localhost/v1")
     assert identity(vllm={}) != identity(vllm={}, revision="2")

@@ -108,27 +108,33 @@ class RayEngine:
             _check_key(plan.teacher)
         if self._asked:
             with _ray() as ray, self._signals():
-                seats = _seats(ray, [plan.teacher for plan in self._asked], self._settings)
-                self._teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in self._asked]
-                try:
-                    self._ask_all(ray)
-                finally:
-                    _close(ray, {id(s): s for each in seats.values() for s in each}.values())
+                for group in _groups(self._asked):
+                    if not self.interrupted:
+                        self._ask_group(ray, group)
         self._finished = time.monotonic()
         self._report()
 
-    def _ask_all(self, ray: Any) -> None:
-        feeds = {each: self._blocks(each) for each in self._teachers}
+    def _ask_group(self, ray: Any, plans: Sequence[Plan]) -> None:
+        seats = _seats(ray, [plan.teacher for plan in plans], self._settings)
+        teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in plans]
+        self._teachers += teachers
+        try:
+            self._ask_all(ray, teachers)
+        finally:
+            _close(ray, {id(s): s for each in seats.values() for s in each}.values())
+
+    def _ask_all(self, ray: Any, teachers: Sequence[_Teacher]) -> None:
+        feeds = {each: self._blocks(each) for each in teachers}
         stopped_at: float | None = None
         while True:
             if self.interrupted and stopped_at is None:
                 stopped_at = time.monotonic()
-                self._stop(ray)
+                self._stop(teachers)
             if stopped_at is not None and (time.monotonic() - stopped_at > GRACE_S or not self._under_way):
                 return
             fed = stopped_at is None and [self._feed(each, feed) for each, feed in feeds.items()]
             if not self._under_way:
-                if all(each.through or each.end for each in self._teachers):
+                if all(each.through or each.end for each in teachers):
                     return
                 continue
             # where a plan is still being looked through, only look whether something has come
@@ -236,10 +242,10 @@ class RayEngine:
         progress.add_cost(cost)
         self._cost_usd += cost or 0.0
 
-    def _stop(self, ray: Any) -> None:
-        for each in self._teachers:
+    def _stop(self, teachers: Sequence[_Teacher]) -> None:
+        for each in teachers:
             each.end = each.end or End("not_asked", "the run was interrupted: run the build again to go on")
-        for seat in {id(s): s for each in self._teachers for s in each.seats}.values():
+        for seat in {id(s): s for each in teachers for s in each.seats}.values():
             seat.actor.stop.remote()
 
     def _report(self) -> None:
@@ -332,23 +338,23 @@ def _seats(ray: Any, teachers: Sequence[Teacher], settings: Settings) -> dict[st
         given = [packed(teacher) for teacher in asked]
         return [_Seat(actor.remote(given, n, settings.patience_s, version("raffinate"))) for _ in range(n)]
 
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    seats: dict[str, list[_Seat]] = {}
     remote = [teacher for teacher in teachers if teacher.vllm is None]
-    if remote:
-        seats |= dict.fromkeys((t.id for t in remote), start(remote, settings.workers or nodes, 0))
-    left = ray.cluster_resources().get("GPU", 0)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    seats = dict.fromkeys((t.id for t in remote), start(remote, settings.workers or nodes, 0)) if remote else {}
     for teacher in teachers:
-        if teacher.vllm is None:
-            continue
-        gpus = gpus_of(teacher.vllm)
-        if gpus > left:
-            has = f"the cluster has {left:g} free" if seats else f"the cluster has {left:g}"
-            raise InputError(f"teacher '{teacher.id}' takes {gpus} GPUs and {has}: build some teachers at a time")
-        n = settings.workers or (1 if not gpus else max(1, int(left // gpus)))
-        seats[teacher.id] = start([teacher], n, gpus)
-        left -= n * gpus
+        if teacher.vllm is not None:
+            gpus, has = gpus_of(teacher.vllm), int(ray.cluster_resources().get("GPU", 0))
+            if gpus > has:
+                raise InputError(f"teacher '{teacher.id}' takes {gpus} GPUs and the cluster has {has}: add machines")
+            seats[teacher.id] = start([teacher], settings.workers or (has // gpus if gpus else 1), gpus)
     return seats
+
+
+def _groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Who is asked at once: all teachers with a URL and one vLLM; further ones want its GPUs, and come after it."""
+    served = [plan for plan in plans if plan.teacher.vllm is not None]
+    first = [plan for plan in plans if plan.teacher.vllm is None] + served[:1]
+    return [first, *([plan] for plan in served[1:])]
 
 
 def _close(ray: Any, seats: Collection[_Seat]) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vllm_env
 import yaml
 
 from builders.ask import Settings
 from builders.build import build, retry
 from builders.prompt import Prompt
 from builders.sandbox import Fault, SandboxServer, questions
-from builders.teacher import Teacher
+from builders.teacher import Teacher, Vllm
 from schemas.database import query
 from schemas.errors import InputError, MissingExtraError
 from schemas.workspace import Workspace
@@ -138,6 +139,18 @@ def test_a_teacher_that_refuses_or_is_gone_ends_alone(
     assert dict(summary.rows[1].errors) == {"auth": 30} and set(summary.rows[2].errors) <= {"connection", "parked"}
     assert summary.exit_code == 1 and "refuses" in " ".join(summary.advice)
     assert "RIGHT_KEY is not set" in " ".join(summary.advice)
+
+
+def test_a_worker_serves_vllm_and_stops_it(ray: Any, tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws", 20)
+    spec = Vllm(python=vllm_env.stand_in(tmp_path / "python"), gpus=())
+    served = [Teacher(id=name, model=f"sandbox/{name}", vllm=spec) for name in NAMES]
+    summary = build(workspace, served, FREE, ON_RAY)
+    assert summary.exit_code == 0 and [dict(t.statuses) for t in summary.rows] == [{"ok": 20}] * 2
+    assert not processes(str(tmp_path / "python").encode(), "cmdline")
+    many = Teacher(id="many", model="m", vllm=Vllm(gpus=(0, 1)))
+    with pytest.raises(InputError, match="takes 2 GPUs and the cluster has 0"):
+        build(workspace, [many], FREE, ON_RAY)
 
 
 def test_a_killed_driver_leaves_nothing_behind_and_the_next_build_goes_on(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from schemas.database import query
 from schemas.workspace import Workspace
 
 FREE = Prompt.load("free")
-ROOT = Path(__file__).parent.parent
 
 
 def make(path: Path, n: int) -> Workspace:
@@ -47,27 +46,10 @@ def log_of(workspace: Workspace, teacher: str) -> str:
     return (workspace.private / "logs" / f"vllm-{teacher}.log").read_text()
 
 
-STAND_IN = """#!{python}
-import os, sys, time
-sys.path.insert(0, {root!r})
-from builders.sandbox import SandboxServer
-given = dict(zip(sys.argv[1:], sys.argv[2:]))
-print("args", sys.argv[1:], "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-print("start", time.time(), "pid", os.getpid(), flush=True)
-if "--broken" in sys.argv:
-    sys.exit("no such flag")
-with SandboxServer(port=int(given["--port"]), latency_ms=float(given.get("--latency", 1))):
-    time.sleep(600)
-"""
-
-
 @pytest.fixture
 def stand_in(tmp_path: Path) -> str:
     """An executable that takes vLLM's arguments and serves the sandbox."""
-    file = tmp_path / "python"
-    file.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
-    file.chmod(file.stat().st_mode | stat.S_IEXEC)
-    return str(file)
+    return vllm_env.stand_in(tmp_path / "python")
 
 
 def pids(workspace: Workspace, teacher: str) -> list[int]:

@@ -45,6 +45,27 @@ Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), max_position_embeddings=
 """
 
 
+STAND_IN = """#!{python}
+import os, sys, time
+sys.path.insert(0, {root!r})
+from builders.sandbox import SandboxServer
+given = dict(zip(sys.argv[1:], sys.argv[2:]))
+print("args", sys.argv[1:], "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+print("start", time.time(), "pid", os.getpid(), flush=True)
+if "--broken" in sys.argv:
+    sys.exit("no such flag")
+with SandboxServer(port=int(given["--port"]), latency_ms=float(given.get("--latency", 1))):
+    time.sleep(600)
+"""
+
+
+def stand_in(file: Path) -> str:
+    """Write an executable that takes vLLM's arguments and serves the sandbox."""
+    file.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
+    file.chmod(0o755)
+    return str(file)
+
+
 def environment() -> Path:
     """The interpreter of the environment, made if need be.
 

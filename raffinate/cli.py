@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -195,6 +195,10 @@ def build(
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
     batch: AsBatch = False,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -202,6 +206,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    Example:  raffinate build recipe.yaml --engine ray
 
     With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
@@ -218,7 +224,13 @@ def build(
         show.note(warning)
     with show.BuildProgress() as progress:
         summary = build_project(
-            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, batch=batch
+            project,
+            progress,
+            route=choice,
+            max_cost_usd=max_cost,
+            max_requests=max_requests,
+            batch=batch,
+            engine=engine,
         )
     _describe(project.workspace)
     _show_build(summary, json)

@@ -54,13 +54,13 @@ def read_completion(body: bytes) -> Completion | None:
 
 def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> Completion:
     content = _text(message.get("content"))
-    thought, text = split_reasoning(content or "")
+    thought, text = split_reasoning(content) if content else (None, "")
     channels = [_text(message.get("reasoning")), _text(message.get("reasoning_content")), thought]
-    kept = dict.fromkeys(c.strip() for c in channels if c and c.strip())  # some servers send one channel twice
+    kept = dict.fromkeys(c.strip() for c in channels if c) if any(channels) else {}  # some servers send one twice
     return Completion(
         content,
         text,
-        "\n\n".join(kept) or None,
+        "\n\n".join(filter(None, kept)) or None,
         _text(message.get("refusal")),
         _text(choice.get("finish_reason")),
         _count(usage.get("prompt_tokens")),
@@ -75,6 +75,8 @@ def split_reasoning(content: str) -> tuple[str | None, str]:
     The opening tag may be missing (chat templates put it in the prompt), and so may the closing one (cut short: then
     all of it is thinking).
     """
+    if "think>" not in content:
+        return None, content.strip()
     thought, closed, text = content.rpartition("</think>")
     if closed:
         return thought.replace("<think>", "", 1).strip() or None, text.strip()
@@ -84,15 +86,15 @@ def split_reasoning(content: str) -> tuple[str | None, str]:
 
 
 def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError(f"a text was expected, not {value!r}")
-    return value
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"a text was expected, not {value!r}")
 
 
 def _count(value: object) -> int | None:
-    if not isinstance(value, int | None):
-        raise TypeError(f"a number of tokens was expected, not {value!r}")
-    return value
+    if value is None or isinstance(value, int):
+        return value
+    raise TypeError(f"a number of tokens was expected, not {value!r}")
 
 
 def _mean_logprob(logprobs: dict[str, Any] | None) -> float | None:

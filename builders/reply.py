@@ -1,7 +1,7 @@
 """What a chat completion's body says, whichever server wrote it.
 
-Reasoning models put their thinking in ``reasoning``, in ``reasoning_content``, or in ``<think>`` tags of the content;
-it is kept apart from the answer in each case.
+Reasoning models put their thinking in ``reasoning``, in ``reasoning_content``, in parts of the content that say so, or
+in its ``<think>`` tags; it is kept apart from the answer in each case.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ class Completion:
     @property
     def status(self) -> str | None:
         """``refused``, ``truncated``, ``ok``, or None where there is no text to use."""
+        if self.broke_off:
+            return None
         if self.refusal or self.finish_reason == "content_filter":
             return "refused"
         if self.finish_reason == "length":
             return "truncated"
         return "ok" if self.text else None
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether the server says that it could not finish (OpenRouter's ``error``, vLLM's ``abort``)."""
+        return self.finish_reason in ("error", "abort")
 
 
 def read_completion(body: bytes) -> Completion | None:
@@ -53,9 +60,9 @@ def read_completion(body: bytes) -> Completion | None:
 
 
 def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> Completion:
-    content = _text(message.get("content"))
+    content, in_parts = _content(message.get("content"))
     thought, text = split_reasoning(content) if content else (None, "")
-    channels = [_text(message.get("reasoning")), _text(message.get("reasoning_content")), thought]
+    channels = [_text(message.get("reasoning")), _text(message.get("reasoning_content")), in_parts, thought]
     kept = dict.fromkeys(c.strip() for c in channels if c) if any(channels) else {}  # some servers send one twice
     return Completion(
         content,
@@ -67,6 +74,16 @@ def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str
         _count(usage.get("completion_tokens")),
         _mean_logprob(choice.get("logprobs")),
     )
+
+
+def _content(content: object) -> tuple[str | None, str | None]:
+    """The content, and the thinking that stands in parts of it, as Mistral sends it."""
+    if not isinstance(content, list):
+        return _text(content), None
+    said = "".join(part["text"] for part in content if part["type"] == "text")
+    thoughts = [part["thinking"] for part in content if part["type"] == "thinking"]
+    flat = [t if isinstance(t, str) else "".join(inner["text"] for inner in t) for t in thoughts]
+    return said, "\n\n".join(flat) or None
 
 
 def split_reasoning(content: str) -> tuple[str | None, str]:
@@ -97,6 +114,10 @@ def _count(value: object) -> int | None:
     raise TypeError(f"a number of tokens was expected, not {value!r}")
 
 
-def _mean_logprob(logprobs: dict[str, Any] | None) -> float | None:
-    tokens = (logprobs or {}).get("content") or []
-    return sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None
+def _mean_logprob(logprobs: object) -> float | None:
+    """The mean where there is one: a reply is not lost over numbers that a server writes in another way."""
+    try:
+        tokens = logprobs["content"] if logprobs else []  # type: ignore[index]
+        return sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None
+    except (KeyError, TypeError):
+        return None

@@ -43,6 +43,8 @@ class Project:
     source: Path
     base: Path
     workspace: Workspace
+    notes: tuple[str, ...] | None = None
+    """What is odd about the questions, where they were just written."""
 
     @property
     def is_kept(self) -> bool:
@@ -115,7 +117,8 @@ def open_project(path: str | os.PathLike[str], *, create: bool = False) -> Proje
         return Project(recipe, source, base, Workspace.open(folder))
     Prompt.load(prompt_name(recipe, base))  # a mistake there is told before anything is written
     questions = None if source.resolve() == (folder / NAME).resolve() else load_questions(recipe.questions, base)
-    project = Project(recipe, source, base, Workspace.create(folder))
+    notes = tuple(note.message for note in question_notes(questions)) if questions is not None else None
+    project = Project(recipe, source, base, Workspace.create(folder), notes)
     if questions is not None:
         with project.workspace.lock():
             project.workspace.write_questions(questions)
@@ -138,6 +141,8 @@ def read_project(path: str | os.PathLike[str]) -> tuple[Recipe, pa.Table]:
 
 def question_warnings(project: Project) -> list[str]:
     """What is odd, but not wrong, about the questions."""
+    if project.notes is not None:
+        return list(project.notes)
     return [note.message for note in question_notes(project.workspace.read_questions())]
 
 

@@ -16,17 +16,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
 from builders.flow import Breaker, Gate, Pacer, backoff_s
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, Snapshot, TeacherProgress
-from builders.requests import Plan, Request
+from builders.requests import Request, Work
 from builders.teacher import Teacher, Vllm
 from builders.vllm_server import Gpus, VllmServer, served
-from schemas.errors import RaffinateError, TeacherError
+from schemas.errors import InputError, RaffinateError, TeacherError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -40,8 +40,8 @@ TICK_S = 0.2
 GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
-Pick = Callable[[Plan, Request], Request | None]
-"""Says whether a planned request is to be sent, and as what."""
+Pick = Callable[[Any, Request], Request | None]
+"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,17 @@ class Settings:
     max_failed_share: float = 0.05
     patience_s: float = 20.0
     cache: str | os.PathLike[str] | None = None
+
+
+def check_limit(settings: Settings, teachers: Sequence[Teacher]) -> None:
+    """Refuse a limit of the cost where a price is unknown.
+
+    Raises:
+        InputError: names the teachers without a price.
+    """
+    unpriced = [teacher.id for teacher in teachers if teacher.price is None]
+    if settings.max_cost_usd is not None and unpriced:
+        raise InputError(f"the cost of {', '.join(unpriced)} is unknown, so no limit can be kept: give a price")
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class Shared:
 class _Asker:
     """Asks one teacher everything that `pick` lets through."""
 
-    def __init__(self, plan: Plan, pick: Pick, routes: Sequence[_Route], shared: Shared) -> None:
+    def __init__(self, plan: Work, pick: Pick, routes: Sequence[_Route], shared: Shared) -> None:
         self.plan, self.teacher = plan, plan.teacher  # of a teacher that we serve, the URL is known once it is up
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
@@ -195,7 +206,7 @@ class _Asker:
         while self.end is None:
             reached = self._shared.spent()
             if reached:
-                self.stop(End("not_asked", f"{reached}, and more were needed: run the build again with a higher limit"))
+                self.stop(End("not_asked", f"{reached}, and more were needed: run it again with a higher limit"))
                 break
             if self._server is not None and not self._server.healthy.is_set():
                 await self._rest(TICK_S)
@@ -363,7 +374,7 @@ class Engine:
 
     def __init__(  # noqa: PLR0913, PLR0917  what a run is made of
         self,
-        plans: Sequence[Plan],
+        plans: Sequence[Work],
         journal: Journal,
         pick: Pick,
         settings: Settings,
@@ -460,6 +471,16 @@ class Engine:
         ordered = [counts[plan.teacher.id] for plan in self._plans if plan.teacher.id in counts]
         return Snapshot((self._finished or time.monotonic()) - self._started, ordered)
 
+    @property
+    def requests(self) -> int:
+        """Requests sent, repeats included."""
+        return self._shared.requests
+
+    @property
+    def cost_usd(self) -> float:
+        """Cost of the replies with a known price, those of failed attempts included (US dollars)."""
+        return self._shared.cost_usd
+
     def ends(self) -> dict[str, End]:
         """The teachers that were ended before their plan was through, and why."""
         return {a.teacher.id: a.end for a in self._askers if a.end is not None}
@@ -486,7 +507,7 @@ class Engine:
             loop.remove_signal_handler(number)
         self.interrupted = True
         for asker in self._askers:
-            asker.stop(End("not_asked", "the run was interrupted: run the build again to go on"))
+            asker.stop(End("not_asked", "the run was interrupted: run it again to go on"))
         loop.call_later(GRACE_S, self._drop)
 
     def _drop(self) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import aiohttp
     from openai.types import Batch as Found
 
-    from builders.requests import Plan, Request
+    from builders.requests import Request, Work
 
 Result = TypeVar("Result")
 COMMIT = 200
@@ -60,7 +60,7 @@ class BatchAsker:
 
     waits_for_gpus = False
 
-    def __init__(self, plan: Plan, pick: Pick, shared: Shared) -> None:
+    def __init__(self, plan: Work, pick: Pick, shared: Shared) -> None:
         self.plan, self.teacher, self._batch = plan, plan.teacher, plan.teacher.batch or Batch()
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builders.ask import End, Engine, Pick, Settings
+from builders.ask import End, Engine, Pick, Settings, check_limit
 from builders.batch_log import BatchLog
 from builders.follow_up import due, follow_up, missing_turn
 from builders.journal import Answered, Journal, cache_file, now_ms, own_file
@@ -269,9 +269,7 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     on_progress: OnProgress | None,
     done: Collection[str] = (),
 ) -> Engine:
-    unpriced = [plan.teacher.id for plan in plans if plan.teacher.price is None]
-    if settings.max_cost_usd is not None and unpriced:
-        raise InputError(f"the cost of {', '.join(unpriced)} is unknown, so no limit can be kept: give a price")
+    check_limit(settings, [plan.teacher for plan in plans])
     engine = Engine(plans, journal, pick, settings, on_progress, done)
     engine.run()
     return engine

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CODE = (
     *("follow_up.py", "numbers.py", "prompt.py", "read_answer.py", "reply.py"),
-    *("requests.py", "rows.py", "structured.py"),
+    *("requests.py", "rows.py", "structured.py", "template.py"),
 )
 
 

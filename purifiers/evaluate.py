@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
+from builders.read_answer import grade
 from purifiers.base import Purified, Purifier
 from purifiers.best_teacher import accuracy
 from purifiers.run import fit, purify, shown
@@ -41,6 +43,7 @@ class Evaluation:
         n: labelled questions.
         share: teacher -> share of the kept rationales that are its own.
         entropy: of the shares, over log(number of teachers): 0 = one teacher always, 1 = all equally often.
+        cost_usd: of its requests, per question kept; None where it asks nobody or a price is unknown (US dollars).
     """
 
     method: str
@@ -54,6 +57,7 @@ class Evaluation:
     n: int
     share: dict[str, float]
     entropy: float
+    cost_usd: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -70,12 +74,27 @@ def evaluate(corpus: Corpus, methods: Sequence[Purifier], *, on: str = "test", s
         seed: of folds and bootstrap.
 
     Raises:
-        InputError: the split has no labelled question with an answer.
+        InputError: the split has no labelled question with an answer, or a method makes no choice.
     """
+    for m in methods:
+        if not m.chooses:
+            raise InputError(f"{m.name} keeps every rationale: there is no choice to judge, leave it out")
     rows = labelled_rows(corpus, on)
     part = corpus.take(rows)
     best = _best_single(corpus, part)
-    return [_score(m, part, choices_on(m, corpus, rows, on, seed), best, seed) for m in methods]
+    return [_score(m, part, choices_on(m, corpus, rows, on, seed), best, seed, _cost(m)) for m in methods]
+
+
+def _cost(method: Purifier) -> float | None:
+    """What the requests of the method's latest choice cost, those found in the journal included (US dollars)."""
+    asker = method.equipment.asker
+    calls = asker.ledger(method.name) if asker else None
+    if calls is None:
+        return None
+    answered = calls.filter(pc.not_equal(calls["status"], "failed"))
+    if not answered.num_rows or answered["cost_usd"].null_count:
+        return None
+    return float(pc.sum(calls["cost_usd"]).as_py())
 
 
 def labelled_rows(corpus: Corpus, on: str) -> npt.NDArray[np.int64]:
@@ -109,7 +128,9 @@ def _best_single(corpus: Corpus, part: Corpus) -> float | None:
     return float(((part.correct[:, best] == 1) & part.usable[:, best]).mean())
 
 
-def _score(method: Purifier, part: Corpus, kept: Purified, best: float | None, seed: int) -> Evaluation:
+def _score(  # noqa: PLR0913, PLR0917
+    method: Purifier, part: Corpus, kept: Purified, best: float | None, seed: int, cost_usd: float | None
+) -> Evaluation:
     right = is_right(part, kept)
     low, high = bootstrap(right, seed)
     oracle = float(((part.correct == 1) & part.usable).any(axis=1).mean())
@@ -128,6 +149,7 @@ def _score(method: Purifier, part: Corpus, kept: Purified, best: float | None, s
         n=len(part),
         share=dict(zip(part.teachers, shares.tolist(), strict=True)),
         entropy=share_entropy(shares),
+        cost_usd=None if cost_usd is None else cost_usd / max(len(part) - len(kept.rejected), 1),
     )
 
 
@@ -135,7 +157,8 @@ def is_right(part: Corpus, kept: Purified) -> npt.NDArray[np.bool_]:
     """(Q,) whether the kept answer is gold; False where the question was rejected."""
     right = np.where(kept.teacher < 0, False, part.correct[np.arange(len(part)), kept.teacher] == 1)
     for row, made in kept.synthesised.items():
-        right[row] = part.gold[row] != UNREAD and part.vocabulary[int(part.gold[row])].as_py() == made.answer
+        gold = part.vocabulary[int(part.gold[row])].as_py() if part.gold[row] != UNREAD else None
+        right[row] = gold is not None and grade(made.answer, gold, "text")  # equal labels and numbers are equal texts
     return np.asarray(right, np.bool_)
 
 

@@ -33,6 +33,16 @@ AllowSecret = Annotated[
     list[str] | None,
     typer.Option(metavar="MARK", help="Let pass what looks like a secret and is none; may be repeated."),
 ]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
+]
+MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")]
+MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")]
+Judging = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
+]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
@@ -117,7 +127,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
     loaded, questions = read_project(recipe)
     with serving(loaded):
-        reports = check_endpoints(loaded.teachers)
+        reports = check_endpoints((*loaded.teachers, *loaded.judges))
     notes = question_notes(questions)
     if json:
         found = {
@@ -182,8 +192,8 @@ def build(
         Path | None, typer.Option("--from", help="Workspace that the method was fitted in.", show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     batch: AsBatch = False,
     json: AsJson = False,
 ) -> None:
@@ -384,21 +394,30 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Choose one rationale per question by one method; write it to Parquet and DuckDB.
 
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
+
+    Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
     """
     from purifiers.run import publish
     from raffinate import show
+    from raffinate.equip import asker_for, equip, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
     opened = Workspace.open(workspace)
-    purifier = make_purifier(method, _settings(setting))
-    with show.step(f"purifying by {method}"):
-        corpus, kept = publish(opened, purifier, folds=folds, seed=seed)
+    settings = _settings(setting)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
+    with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
+        asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -416,6 +435,10 @@ def evaluate(
     ] = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
@@ -424,15 +447,20 @@ def evaluate(
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as judge
+    from purifiers.evaluate import evaluate as measure
     from raffinate import show
+    from raffinate.equip import asker_for, equip
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     if on not in ("train", "validation", "test"):
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
-    corpus = Corpus.of(Workspace.open(workspace), _listed(teachers) or None)
-    found = judge(corpus, _purifiers(_listed(methods), _settings(setting)), on=on, seed=seed)
+    opened = Workspace.open(workspace)
+    corpus = Corpus.of(opened, _listed(teachers) or None)
+    chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    with show.BuildProgress() as progress:
+        asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        found = measure(corpus, [equip(m, asker) for m in chosen], on=on, seed=seed)
     show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
 
 
@@ -457,10 +485,52 @@ def audit(
     from schemas.workspace import Workspace
 
     corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    if not purifier.chooses:
+        raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.step(f"auditing {method}"):
         kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.signals)).to_dict()
+        found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
     show.as_json(found) if json else show.audited(found)
+
+
+@app.command()
+def distill(
+    source: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
+    ],
+    method: Annotated[str, typer.Option(help="A purifier, keep-all, teacher:ID or fine-tuning.")],
+    model: Annotated[
+        str, typer.Option(help="tiny-seq2seq, tiny-causal, a Hugging Face id, or a folder.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[str, typer.Option(help="multitask, rationale-then-answer or fine-tuning.")] = "multitask",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a student on what was published and judge it on test questions. Interrupted, the same command goes on.
+
+    Example:  raffinate distill my-dataset --method majority --model google/flan-t5-base --set epochs=3
+
+    Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
+    """
+    from raffinate import show
+    from raffinate.distilling import as_dict, shown, train_student
+
+    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    wanted = _listed(teachers) or None
+    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -483,7 +553,9 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
+def _purifiers(names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
+    from purifiers.registry import method
+    from raffinate.equip import with_judges
     from raffinate.recipe import make_purifier
 
     if not names:
@@ -496,6 +568,8 @@ def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
         if name not in own:
             raise InputError(f"--set {key}: say which method it is for, like {names[0]}.{field}=...")
         own[name][field] = value
+    one = [name for name in names if "judge" in method(name).model_fields]  # of several methods, --judge means these
+    own |= {name: with_judges(name, own[name], judges) for name in one or names if judges}
     return [make_purifier(name, own[name]) for name in names]
 
 

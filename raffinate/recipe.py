@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builders.ask import Settings
 from builders.prompt import BUILT_IN
@@ -111,6 +111,9 @@ class Recipe(_Section):
     workspace: str = Field(description="folder that the run works in, and that is published")
     questions: QuestionSource
     teachers: tuple[Teacher, ...] = Field(min_length=1)
+    judges: tuple[Teacher, ...] = Field(
+        default=(), description="like teachers, but asked no questions: methods ask them to merge or judge rationales"
+    )
     prompt: Annotated[PromptSection, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = (
         PromptSection()
     )
@@ -129,11 +132,10 @@ class Recipe(_Section):
         if value is not None:
             raise ValueError("students are not trained by a recipe yet: remove the section")
 
-    @field_validator("teachers")
-    @classmethod
-    def _teachers_differ(cls, teachers: tuple[Teacher, ...]) -> tuple[Teacher, ...]:
-        check_teachers(teachers)
-        return teachers
+    @model_validator(mode="after")
+    def _teachers_differ(self) -> Self:
+        check_teachers((*self.teachers, *self.judges))
+        return self
 
     @field_validator("purify")
     @classmethod
@@ -232,14 +234,16 @@ def _keep_prompt(raw: dict[str, Any], old: Path, new: Path) -> None:
     """Copy a prompt and examples of the user's own to ``prompts/``: they are part of what made the dataset."""
     if isinstance(raw.get("prompt"), str):
         raw["prompt"] = {"name": raw["prompt"]}
-    section = raw.get("prompt") or {}
-    for key in ("name", "examples"):
-        path = section.get(key)
-        if isinstance(path, str) and path not in BUILT_IN and not path.startswith("${"):
-            source = old / Path(path).expanduser()
-            section[key] = f"prompts/{source.name}"
-            (new / "prompts").mkdir(exist_ok=True)
-            shutil.copyfile(source, new / section[key])
+    sections = [raw.get("prompt"), *(raw.get("purify") or ())]
+    sections += [s.get("settings") for s in sections if isinstance(s, dict)]
+    for section in sections:
+        for key in ("name", "prompt", "examples"):
+            path = section.get(key) if isinstance(section, dict) else None
+            if isinstance(path, str) and path and path not in BUILT_IN and not path.startswith("${"):
+                source = old / Path(path).expanduser()
+                section[key] = f"prompts/{source.name}"
+                (new / "prompts").mkdir(exist_ok=True)
+                shutil.copyfile(source, new / section[key])
 
 
 def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:

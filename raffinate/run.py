@@ -22,6 +22,7 @@ from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
 from purifiers.run import publish
+from raffinate.equip import asker_of, equip
 from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
@@ -29,6 +30,7 @@ from schemas.workspace import Workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from purifiers.base import Purifier
     from schemas.errors import RaffinateError
 
 Step = Callable[[str], AbstractContextManager[object]]
@@ -206,21 +208,37 @@ def run(
     summary = build_project(project, on_progress)
     if summary.exit_code:
         return RunReport(project.workspace, summary, [], on, None)
-    for section in project.recipe.purify:
-        with step(f"purifying by {section.method}"):
-            publish(project.workspace, section.purifier())
+    methods = _methods(project, summary, on_progress)
+    for purifier in methods:
+        with step(f"purifying by {purifier.name}"):
+            publish(project.workspace, purifier)
     with step("evaluating"):
-        evaluations, why_not = _evaluate(project)
+        evaluations, why_not = _evaluate(project, methods)
     with step("writing the card"):
         card = write_card(project.workspace, project.recipe.card)
     return RunReport(project.workspace, summary, evaluations, on, card, why_not)
 
 
-def _evaluate(project: Project) -> tuple[list[Evaluation], RaffinateError | None]:
+def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
+    """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
+    limits = project.recipe.build
+    cost, sent = built.run.cost_usd or 0.0, sum(t.answered + t.failed + t.repeats for t in built.run.teachers)
+    asker = asker_of(
+        project.recipe,
+        project.workspace,
+        project.base,
+        on_progress,
+        max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
+        max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
+    )
+    return [equip(section.purifier(), asker, project.base) for section in project.recipe.purify]
+
+
+def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
-    methods = [section.purifier() for section in project.recipe.purify]
+    methods = [m for m in methods if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
         corpus = Corpus.of(project.workspace)

@@ -223,6 +223,7 @@ FROM answers JOIN questions USING (question_id) WHERE is_correct IS NOT NULL GRO
 
 def evaluations(found: Sequence[Evaluation], on: str) -> None:
     """How each method chose against gold."""
+    paid = any(e.cost_usd is not None for e in found)
     rows = [
         (
             e.method,
@@ -232,10 +233,12 @@ def evaluations(found: Sequence[Evaluation], on: str) -> None:
             None if e.gap_closed is None else f"{e.gap_closed:.2f}",
             top(e.share),
             f"{e.entropy:.2f}",
+            *([] if not paid else ["-" if e.cost_usd is None else money(e.cost_usd)]),
         )
         for e in found
     ]
-    names = ("method", "accuracy", "95 % interval", "kept", "gap closed", "chosen most", "entropy")
+    names = ["method", "accuracy", "95 % interval", "kept", "gap closed", "chosen most", "entropy"]
+    names += ["cost per row"] if paid else []
     table(
         f"How each method chose on {on} ({found[0].n:,} questions; some teacher right: {found[0].oracle:.1%})",
         names,
@@ -369,25 +372,52 @@ def methods(found: Sequence[dict[str, Any]]) -> None:
 def purified_dict(workspace: Workspace, purifier: Purifier, corpus: Corpus, kept: Purified) -> dict[str, Any]:
     """What a method kept, for JSON."""
     reasons = Counter(kept.rejected.values())
-    chosen = Counter(corpus.teachers[c] for c in kept.teacher[kept.teacher >= 0].tolist())
+    columns = kept.picks()[1]
+    chosen = Counter(corpus.teachers[c] for c in columns[columns >= 0].tolist())
     return {
         "method": purifier.name,
-        "kept": len(corpus) - len(kept.rejected),
+        "kept": len(columns),
         "rejected": len(kept.rejected),
         "reasons": dict(reasons.most_common()),
         "chosen": dict(chosen.most_common()),
+        "synthesised": len(kept.synthesised),
+        "notes": dict(Counter(note.split(":")[0] for note in kept.notes.values()).most_common()),
+        "asked": _asked(workspace, purifier.name),
         "folder": str(workspace.purified_dir(purifier.name)),
     }
 
 
+def _asked(workspace: Workspace, method: str) -> list[dict[str, Any]]:
+    """Whom a method asked, what of it could be read, and what it cost; teachers among them are marked."""
+    from schemas.database import query, quote
+
+    sql = f"{ASKED} WHERE method = {quote(method)} GROUP BY judge_id ORDER BY judge_id"
+    found: list[dict[str, Any]] = query(workspace, sql).to_pylist()
+    return found
+
+
+ASKED = """
+SELECT judge_id AS judge, count(*) AS requests, count(*) FILTER (status = 'failed') AS failed,
+       count(*) FILTER (verdict IS NULL) AS unread, round(sum(cost_usd), 9) AS cost_usd,
+       judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
+FROM calls
+"""
+
+
 def purified(found: dict[str, Any]) -> None:
     """What a method kept, from whom, and why not the rest."""
+    made = found["synthesised"]
     rows = [(teacher, f"{n:,}", share(n / max(found["kept"], 1))) for teacher, n in found["chosen"].items()]
     table(
         f"{found['method']} kept {found['kept']:,} rationales, rejected {found['rejected']:,}",
         ("from", "rationales", "share"),
-        rows,
+        rows + ([("written anew", f"{made:,}", share(made / max(found["kept"], 1)))] if made else []),
     )
+    if found["asked"]:
+        asked = [(a["judge"], a["requests"], a["failed"], a["unread"], money(a["cost_usd"])) for a in found["asked"]]
+        table("What it asked", ("judge", "requests", "failed", "unread", "cost"), asked)
+    for reason, n in found["notes"].items():
+        note(f"{n:,} kept: {reason}")
     for reason, n in found["reasons"].items():
         note(f"{n:,} rejected: {reason}")
     out.print(f"in {found['folder']}", markup=False)

@@ -19,6 +19,8 @@ VERSION_KEY = b"raffinate.schema_version"
 SPLITS = ("train", "validation", "test")
 TASKS = ("choice", "number", "text")
 STATUSES = ("ok", "failed", "truncated", "refused")
+KEEP_ALL = "keep-all"
+"""The method that purifies nothing: its rows are all usable rationales, several to a question."""
 
 CHOICES = pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -145,7 +147,8 @@ RESPONSES = Table(
 
 PURIFIED = Table(
     "purified",
-    "One row per question that a method kept: one rationale, where it came from and why.",
+    "One row per question that a method kept: one rationale, where it came from and why. `keep-all`, which purifies "
+    "nothing, has one row per question and teacher.",
     ("question_id", "method"),
     (
         Field("question_id", _s, "the question"),
@@ -155,7 +158,8 @@ PURIFIED = Table(
         Field("messages", MESSAGES, "`prompt` and `completion` as a chat of a user and an assistant"),
         Field("rationale", _s, "the one rationale kept"),
         Field("predicted_answer", _s, "the answer that the rationale concludes in", null="unread"),
-        Field("teacher_id", _s, "the teacher whose rationale it is", null="synthesised from several"),
+        Field("teacher_id", _s, "the teacher whose rationale it is", null="synthesised: `written_by` wrote it"),
+        Field("written_by", _s, "the teacher or judge that wrote a synthesised rationale", null="it is a response"),
         Field(
             "parents",
             pa.list_(pa.struct([("teacher_id", _s), ("sample_idx", pa.int32())])),
@@ -181,6 +185,12 @@ PURIFIED = Table(
             null="fewer than two answers read",
         ),
         Field(
+            "note",
+            _s,
+            "what is out of the ordinary: a merged rationale not taken, gold shown, ...",
+            null="nothing",
+        ),
+        Field(
             "purifier_fingerprint", _s, "hash of the method, its settings, its fitted state and the responses it saw"
         ),
     ),
@@ -198,6 +208,38 @@ REJECTED = Table(
     ),
 )
 
+CALLS = Table(
+    "calls",
+    "One row per request that a purifier made: who was asked what for, what was read from the reply, what it cost. "
+    "Identical requests are sent, paid and listed once.",
+    ("method", "call_idx"),
+    (
+        Field("method", _s, "the purifier that asked"),
+        Field("call_idx", _i, "number of the call within the method, from 0, in the order they were planned"),
+        Field("question_id", _s, "the question it is about"),
+        Field("judge_id", _s, "the teacher or judge asked, as named in the recipe"),
+        Field("purpose", _s, "what for: `aggregate`, `score`, `compare`, `debate 1`, `rationalise`, ..."),
+        Field("about", pa.list_(_s), "the teachers whose rationales were shown, in that order, without names"),
+        Field("gold_shown", _b, "the gold answer was in the prompt"),
+        Field("status", _s, "as in `responses`"),
+        Field("reply", _s, "the reply without its thinking", null="no reply"),
+        Field(
+            "verdict", _s, "what was read from it: an answer, a score, a vote, a confidence", null="unread: not used"
+        ),
+        Field("request_hash", _s, "hash of all that reached the wire; the key of the cache"),
+        Field("model", _s, "model name the server was asked for"),
+        Field("params", _s, "sampling parameters as JSON"),
+        Field("prompt_tokens", _i, "tokens of the prompt", null="not reported", unit="tokens"),
+        Field("completion_tokens", _i, "tokens of the reply, reasoning included", null="not reported", unit="tokens"),
+        Field("latency_ms", _f, "from sending the request to its last byte", null="no request was sent", unit="ms"),
+        Field("cost_usd", _f, "cost by the prices of the recipe", null="unknown: never a guess", unit="US dollars"),
+        Field("attempts", pa.int32(), "how often the request was sent in the run that settled it"),
+        Field("error_class", _s, "kind of failure, as in `responses`", null="no error"),
+        Field("error_message", _s, "what the server or the client said", null="no error"),
+        Field("created_at", TIME, "when the reply arrived", null="no request was sent"),
+    ),
+)
+
 STUDENTS = Table(
     "students",
     "One row per trained student and evaluation.",
@@ -208,12 +250,32 @@ STUDENTS = Table(
         Field("teachers", pa.list_(_s), "the teachers whose responses were available"),
         Field("seed", _i, "random seed of the training"),
         Field("base_model", _s, "model the student started from"),
+        Field(
+            "objective",
+            _s,
+            "what it was trained for: `multitask`, `rationale-then-answer` or `fine-tuning`",
+            null="not trained by raffinate",
+        ),
         Field("eval_dataset", _s, "dataset it was evaluated on"),
         Field("eval_split", _s, "split it was evaluated on"),
-        Field("accuracy", _f, "share of right answers", unit="0..1"),
+        Field("accuracy", _f, "share of right answers in what it writes", unit="0..1"),
+        Field(
+            "option_accuracy",
+            _f,
+            "share of choice questions whose likeliest option is right",
+            null="not measured, or no choice questions",
+            unit="0..1",
+        ),
         Field("n", _i, "questions evaluated"),
         Field("prediction_loss", _f, "final training loss of the answers", null="not trained on answers", unit="nats"),
         Field("rationale_loss", _f, "final training loss of the rationales", null="no rationales", unit="nats"),
+        Field(
+            "rationale_tokens",
+            _i,
+            "tokens trained on for the sake of rationales, their prompts included",
+            null="not counted",
+            unit="tokens",
+        ),
         Field("seconds", _f, "training time", unit="s"),
         Field("tokens_per_second", _f, "training throughput", null="not measured", unit="tokens/s"),
         Field("device", _s, "what it was trained on"),
@@ -221,7 +283,7 @@ STUDENTS = Table(
     ),
 )
 
-TABLES: Mapping[str, Table] = {t.name: t for t in (QUESTIONS, RESPONSES, PURIFIED, REJECTED, STUDENTS)}
+TABLES: Mapping[str, Table] = {t.name: t for t in (QUESTIONS, RESPONSES, PURIFIED, REJECTED, CALLS, STUDENTS)}
 
 
 def check_version(schema: pa.Schema, where: str) -> None:

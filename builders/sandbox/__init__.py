@@ -5,6 +5,7 @@ numbers     domains whose answer is a number
 relations   domains whose answer is an option or a word
 world       questions in any number, and reading one out of a prompt
 teachers    who is right about what, how they err and write
+judges      what teachers say when asked to merge, score, compare or debate
 faults      rules that make requests go wrong
 wire        OpenAI's format
 server      the HTTP interface

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from builders.sandbox import wire
 from builders.sandbox.batches import Batches
 from builders.sandbox.faults import Fault, FaultPlan
+from builders.sandbox.judges import judgement
 from builders.sandbox.problem import Problem
 from builders.sandbox.teachers import TEACHERS, Sample, SandboxTeacher, reply, uniform
 from builders.sandbox.world import read
@@ -181,7 +182,7 @@ class App:
         kind = fault.kind if fault else None
         problem, prompt_tokens = _read(prompt)
         spoilt_by = None if kind == "unread" and chat.goes_on else kind
-        choices = [_spoilt(choice, spoilt_by) for choice in self._choices(chat, teacher, problem)]
+        choices = [_spoilt(choice, spoilt_by) for choice in self._choices(chat, teacher, problem, prompt)]
         completion = wire.Completion(chat, f"{body:016x}", choices, prompt_tokens)
         response = await _send(request, completion, malformed=kind == "malformed")
         reached = request is None or (request.transport is not None and not request.transport.is_closing())
@@ -214,11 +215,15 @@ class App:
             self.plan.dead.add(teacher.model)
         _hang_up(request)
 
-    def _choices(self, chat: wire.ChatRequest, teacher: SandboxTeacher, problem: Problem | None) -> list[wire.Choice]:
+    def _choices(
+        self, chat: wire.ChatRequest, teacher: SandboxTeacher, problem: Problem | None, prompt: str
+    ) -> list[wire.Choice]:
         temperature = 1.0 if chat.temperature is None else chat.temperature  # OpenAI's default
         limit = chat.max_completion_tokens or chat.max_tokens
-        samples = (Sample(temperature, chat.seed or 0, i) for i in range(chat.n or 1))
-        return [wire.cut(reply(teacher, problem, sample, self.config.seed), limit) for sample in samples]
+        samples = [Sample(temperature, chat.seed or 0, i) for i in range(chat.n or 1)]
+        seed = self.config.seed
+        judged = [judgement(teacher, problem, prompt, sample, seed) for sample in samples]
+        return [wire.cut(j or reply(teacher, problem, s, seed), limit) for j, s in zip(judged, samples, strict=True)]
 
 
 def _failure(fault: Fault) -> web.Response | None:

@@ -1,8 +1,8 @@
 """The engine of a build: pulls requests from the plans and asks every teacher at once, each at its own pace.
 
-One `_Asker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is in
-flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is sent
-again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
+One `TeacherAsker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is
+in flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is
+sent again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
 from builders.flow import Breaker, Gate, Pacer, backoff_s
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, Snapshot, TeacherProgress
 from builders.requests import Request, Work
 from builders.teacher import Teacher, Vllm
+from builders.vllm_inside import VllmInside
 from builders.vllm_server import Gpus, VllmServer, served
 from schemas.errors import InputError, RaffinateError, TeacherError
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from builders.batch import BatchAsker
 
 ASK_ROWS = 128
 """Requests planned at a time: few, because planning holds up the answers that arrive."""
@@ -51,6 +55,8 @@ class Settings:
         max_failed_share: share of failed rows above which the run counts as failed (0..1).
         patience_s: how long a teacher that only fails is probed once the others are done (seconds).
         cache: journal file to share with other workspaces; see `builders.journal.cache_file`.
+        engine: `local` asks from this process, `ray` from the machines of a Ray cluster; see `builders.ray_engine`.
+        workers: how many processes ask, with Ray; by default one a machine, or as many vLLM as its GPUs hold.
     """
 
     max_requests: int | None = None
@@ -58,6 +64,8 @@ class Settings:
     max_failed_share: float = 0.05
     patience_s: float = 20.0
     cache: str | os.PathLike[str] | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
 
 
 def check_limit(settings: Settings, teachers: Sequence[Teacher]) -> None:
@@ -80,7 +88,7 @@ class End:
 
 
 @dataclass(eq=False)
-class _Route:
+class Replica:
     """One replica of one teacher."""
 
     url: str
@@ -97,41 +105,39 @@ class _Sent:
 
 
 @dataclass
-class _Shared:
+class Shared:
     """What the teachers of a run have in common."""
 
     journal: Journal
     settings: Settings
-    pending: dict[str, _Asker] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
     gpus: Gpus = field(default_factory=Gpus)
     requests: int = 0
     cost_usd: float = 0.0
-
-    def keep(self, record: Record) -> None:
-        """Commit an outcome, then count it."""
-        self.journal.keep(record)
-        self.pending.pop(record.request_hash).count(record)
+    reserved_usd: float = 0.0  # what batches under way may still cost
 
     def spent(self) -> str | None:
         """Say which limit is reached, if one is."""
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
             return f"the run may send {self.settings.max_requests} requests"
-        if self.settings.max_cost_usd is not None and self.cost_usd >= self.settings.max_cost_usd:
+        if self.settings.max_cost_usd is not None and self.cost_usd + self.reserved_usd >= self.settings.max_cost_usd:
             return f"the run may cost {self.settings.max_cost_usd:g} US dollars"
         return None
 
 
-class _Asker:
+class TeacherAsker:
     """Asks one teacher everything that `pick` lets through."""
 
-    def __init__(self, plan: Work, pick: Pick, routes: Sequence[_Route], shared: _Shared) -> None:
+    def __init__(
+        self, plan: Work, pick: Pick, routes: Sequence[Replica], shared: Shared, pacer: Pacer | None = None
+    ) -> None:
         self.plan, self.teacher = plan, plan.teacher  # of a teacher that we serve, the URL is known once it is up
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
         self.through = self.waits_for_gpus = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._pick, self._routes, self._shared = pick, routes, shared
-        self._pacer = Pacer(self.teacher.requests_per_minute, self.teacher.tokens_per_minute, time.monotonic)
+        self._pacer = pacer or Pacer(self.teacher.requests_per_minute, self.teacher.tokens_per_minute, time.monotonic)
         self._ended = asyncio.Event()
         self._room = asyncio.Semaphore(4 * self.teacher.max_concurrency)  # in flight, or pausing before a repeat
         self._draw = random.Random(self.teacher.id)
@@ -141,14 +147,14 @@ class _Asker:
         """Ask until the plan is through or the teacher is ended."""
         client: Client | None = None
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            async for request in self._missing():
+            async for planned, request in self._missing():
                 client = client or await self._open(stack, shared)
                 await self._room.acquire()
                 route = await self._admit()
                 if route is None:
-                    self._shared.pending.pop(request.hash, None)
+                    self._shared.pending.discard(request.hash)
                     break
-                task = group.create_task(self._settle(client, request, *route))
+                task = group.create_task(self._settle(client, planned, request, *route))
                 self.tasks.add(task)
                 task.add_done_callback(self._done)
             self.through = True
@@ -157,13 +163,15 @@ class _Asker:
         """Make ready to ask, once there is something to ask."""
         if self.teacher.vllm:
             await self._serve(stack, self.teacher.vllm)
+        if isinstance(self._server, VllmInside):
+            return Client(self.teacher, self._server)
         return Client(self.teacher, await stack.enter_async_context(transport(self.teacher, shared)))
 
     async def _serve(self, stack: AsyncExitStack, spec: Vllm) -> None:
         """Start the teacher's server when its GPUs are free; what prevents it ends the teacher."""
         log = self.plan.workspace.private / "logs" / f"vllm-{self.teacher.id}.log"
-        self._server = VllmServer(self.teacher, spec, log)
-        self._routes = [_Route(self._server.url, Gate(self.teacher.max_concurrency, time.monotonic), _breaker())]
+        self._server = (VllmInside if spec.in_process else VllmServer)(self.teacher, spec, log)
+        self._routes = [Replica(self._server.url, Gate(self.teacher.max_concurrency, time.monotonic), _breaker())]
         self.teacher = self.teacher.model_copy(update={"base_url": (self._server.url,)})
         self.waits_for_gpus = True
         while self.end is None and not self._shared.gpus.take(spec.gpus):
@@ -183,8 +191,8 @@ class _Asker:
         self.tasks.discard(task)
         self._room.release()
 
-    async def _missing(self) -> AsyncIterator[Request]:
-        """Yield what is to be asked; a hash that is already on its way is left to the request that carries it."""
+    async def _missing(self) -> AsyncIterator[tuple[Request, Request]]:
+        """Yield what is planned and what is to be sent for it; what is on its way is left to whoever carries it."""
         for _, requests in self.plan.batches(ASK_ROWS):
             for planned in requests:
                 if not planned.wanted:
@@ -193,16 +201,16 @@ class _Asker:
                     self.progress.cached += 1
                     continue
                 request = self._pick(self.plan, planned)
-                if request is None:
-                    self.progress.cached += 1
-                elif self.end is not None:
+                if request is not None and self.end is not None:
                     return
-                elif request.hash not in self._shared.pending:
-                    self._shared.pending[request.hash] = self
-                    yield request
+                if request is None or request.turn > 1 or request.hash in self._shared.pending:
+                    self.progress.cached += 1
+                if request is not None and request.hash not in self._shared.pending:
+                    self._shared.pending.add(request.hash)
+                    yield planned, request
             await asyncio.sleep(0)
 
-    async def _admit(self) -> tuple[_Route, int] | None:
+    async def _admit(self) -> tuple[Replica, int] | None:
         """Wait until a request may be sent; None if the teacher is ended first."""
         while self.end is None:
             reached = self._shared.spent()
@@ -227,7 +235,7 @@ class _Asker:
             route.gate.give_back()
         return None
 
-    def _least_busy(self) -> _Route | None:
+    def _least_busy(self) -> Replica | None:
         awake = [r for r in self._routes if not r.breaker.parked]
         return min(awake, key=lambda r: r.gate.in_flight, default=None)
 
@@ -236,8 +244,11 @@ class _Asker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
 
-    async def _settle(self, client: Client, request: Request, route: _Route, ticket: int) -> None:
-        """Send a request until it is answered, fails for good or may be sent no more; journal what came of it."""
+    async def _settle(self, client: Client, planned: Request, request: Request, route: Replica, ticket: int) -> None:
+        """Send a request until it is answered, fails for good or may be sent no more; journal what came of it.
+
+        Then send what the answer calls for: the second turn, see `builders.follow_up`.
+        """
         attempt, paid = 1, (0, 0)
         while True:
             sent = await self._send(client, request, route, ticket)
@@ -251,9 +262,25 @@ class _Asker:
                 break
             attempt, (route, ticket) = attempt + 1, again
             self.progress.repeats += 1
-        self._shared.keep(_record(request, sent, attempt, paid))
+        record = _record(request, sent, attempt, paid)
+        self._shared.journal.keep(record)
+        self._shared.pending.discard(request.hash)
+        self.count(record, request)
+        if self.teacher.follow_up and isinstance(record, Answered) and request.turn == 1:
+            await self._go_on(client, planned)
 
-    async def _send(self, client: Client, request: Request, route: _Route, ticket: int) -> _Sent:
+    async def _go_on(self, client: Client, planned: Request) -> None:
+        second = self._pick(self.plan, planned)
+        if second is None or second.hash in self._shared.pending:
+            return
+        self._shared.pending.add(second.hash)
+        again = await self._admit()
+        if again is None:
+            self._shared.pending.discard(second.hash)
+        else:
+            await self._settle(client, planned, second, *again)
+
+    async def _send(self, client: Client, request: Request, route: Replica, ticket: int) -> _Sent:
         started = time.perf_counter()
         self.progress.in_flight += 1
         outcome: Reply | Failure | None = None
@@ -270,7 +297,7 @@ class _Asker:
         self._heed(outcome, route)
         return _Sent(outcome, (time.perf_counter() - started) * 1000)
 
-    def _heed(self, outcome: Reply | Failure, route: _Route) -> None:
+    def _heed(self, outcome: Reply | Failure, route: Replica) -> None:
         """Draw the consequences of an outcome for the teacher as a whole."""
         if isinstance(outcome, Failure) and outcome.error_class in ("connection", "server", "timeout"):
             route.breaker.failed(outcome.message)
@@ -280,7 +307,7 @@ class _Asker:
             self.progress.parked = None
             self.progress.heard = True
         if isinstance(outcome, Failure) and outcome.error_class in STOPS_TEACHER:
-            self.stop(End(outcome.error_class, _advice(self.teacher, route.url, outcome)))
+            self.stop(End(outcome.error_class, advice(self.teacher, route.url, outcome)))
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
         self._shared.cost_usd += self._cost(outcome) or 0.0
 
@@ -300,19 +327,26 @@ class _Asker:
         since = [r.breaker.parked_since for r in self._routes if r.breaker.parked_since is not None]
         return time.monotonic() - max(since) if len(since) == len(self._routes) else 0.0
 
+    def give_up_after(self, patience_s: float) -> None:
+        """End the teacher if it has been parked for longer, or never answered at all."""
+        if self.parked_for() > (patience_s if self.progress.heard else min(patience_s, NEVER_ANSWERED_S)):
+            said = self.parked_because()
+            self.stop(End("parked", f"teacher '{self.teacher.id}' does not answer and was given up ({said})"))
+
     def stop(self, end: End) -> None:
         """Send nothing more to this teacher."""
         if self.end is None:
             self.end = end
             self._ended.set()
 
-    def count(self, record: Record) -> None:
+    def count(self, record: Record, request: Request) -> None:
         """Count an outcome that is on disk."""
         if isinstance(record, Failed):
-            self.progress.failed += 1
+            self.progress.failed += request.turn == 1
             self.progress.failures[record.error_class] += 1
             return
-        self.progress.count(record.status, record.prompt_tokens, record.completion_tokens)
+        kind = record.status if request.turn == 1 else "follow_ups"
+        self.progress.count(kind, record.prompt_tokens, record.completion_tokens)
         self.progress.add_cost(self._cost(record))
 
 
@@ -333,7 +367,8 @@ def _record(request: Request, sent: _Sent, attempts: int, paid: tuple[int, int])
     return Failed(request.hash, outcome.error_class, outcome.message, outcome.body, attempts, latency, now_ms())
 
 
-def _advice(teacher: Teacher, url: str, failure: Failure) -> str:
+def advice(teacher: Teacher, url: str, failure: Failure) -> str:
+    """What a user should know of a failure that ends a teacher."""
     if failure.error_class == "auth":
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         return f"teacher '{teacher.id}': {url} refuses {key} ({failure.message})"
@@ -364,8 +399,8 @@ class Engine:
         self._plans, self._pick, self._on_progress = plans, pick, on_progress
         self._idle = [TeacherProgress(p.teacher.id, p.rows, cached=p.rows) for p in plans if p.teacher.id in done]
         self._asked = [plan for plan in plans if plan.teacher.id not in done]
-        self._shared = _Shared(journal, settings)
-        self._askers: list[_Asker] = []
+        self._shared = Shared(journal, settings)
+        self._askers: list[TeacherAsker | BatchAsker] = []
         self._started, self._finished = time.monotonic(), 0.0
         self.interrupted = False
 
@@ -394,10 +429,15 @@ class Engine:
             failures.append(error)
 
     async def _main(self) -> None:
+        from builders.batch import BatchAsker
+
         gates = _gates([plan.teacher for plan in self._asked])
         for plan in self._asked:
-            routes = [_Route(url, gates[url], _breaker()) for url in plan.teacher.base_url]
-            self._askers.append(_Asker(plan, self._pick, routes, self._shared))
+            if plan.teacher.batch or BatchLog(self._shared.journal).open(plan.teacher.endpoint, plan.teacher.model):
+                self._askers.append(BatchAsker(plan, self._pick, self._shared))
+                continue
+            routes = [Replica(url, gates[url], _breaker()) for url in plan.teacher.base_url]
+            self._askers.append(TeacherAsker(plan, self._pick, routes, self._shared))
         try:
             with self._signals():
                 await self._ask_all()
@@ -431,10 +471,7 @@ class Engine:
         if len({*waiting, *idle}) < len(self._askers):
             return
         for asker in waiting:
-            patience = self._shared.settings.patience_s
-            if asker.parked_for() > (patience if asker.progress.heard else min(patience, NEVER_ANSWERED_S)):
-                said = asker.parked_because()
-                asker.stop(End("parked", f"teacher '{asker.teacher.id}' does not answer and was given up ({said})"))
+            asker.give_up_after(self._shared.settings.patience_s)
 
     def _report(self) -> None:
         if self._on_progress:

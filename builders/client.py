@@ -8,11 +8,14 @@ Failures are data. Their classes, and what is done about each:
     timeout      no whole reply within timeout_s      sent again
     malformed    not the JSON of a chat completion    sent again
     empty        a completion without content         sent again
+    expired      its batch was closed before its turn sent again
+    cancelled    somebody cancelled its batch         the row fails, the next build asks
     bad_request  400 and other 4xx                    the row fails
     auth         401, 403                             the teacher is stopped
     not_found    404                                  the teacher is stopped
     parked       the teacher was given up             the row fails
     not_asked    the run ended before                 the row fails, the next build asks
+    under_way    its batch goes on at the server      the row fails, the next build collects
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
     from builders.teacher import Teacher
 
-RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty"})
+RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty", "expired"})
 STOPS_TEACHER = frozenset({"auth", "not_found"})
 LONGEST_MESSAGE = 500
 
@@ -116,8 +120,21 @@ async def _lean(teacher: Teacher, shared: aiohttp.TCPConnector) -> AsyncIterator
 
 def headers(teacher: Teacher) -> dict[str, str]:
     """The headers of a request to the teacher, the key among them."""
-    key = {"Authorization": f"Bearer {teacher.api_key.get_secret_value()}"} if teacher.api_key else {}
-    return {"Content-Type": "application/json", **key}
+    return {"Content-Type": "application/json", **key_header(teacher)}
+
+
+def key_header(teacher: Teacher) -> dict[str, str]:
+    """The header that carries the teacher's key, if it has one."""
+    if teacher.api_key is None:
+        return {}
+    key, name = teacher.api_key.get_secret_value(), teacher.api_key_header
+    return {name: f"Bearer {key}" if name == "Authorization" else key}
+
+
+def address(url: str, path: str = "") -> tuple[str, dict[str, str]]:
+    """A base URL with a path behind it, and its query apart: Azure puts the version of its API there."""
+    base, _, query = url.partition("?")
+    return base + path, dict(parse_qsl(query))
 
 
 class _Lean:
@@ -127,7 +144,10 @@ class _Lean:
         from yarl import URL
 
         self._timeout_s, self._session = teacher.timeout_s, session
-        self._urls = {url: URL(f"{url}/chat/completions") for url in teacher.base_url}
+        self._urls = {}
+        for url in teacher.base_url:
+            where, query = address(url, "/chat/completions")
+            self._urls[url] = URL(where).with_query(query)
 
     async def post(self, url: str, body: bytes) -> Answer | Failure:
         import aiohttp
@@ -138,22 +158,25 @@ class _Lean:
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Failure("connection", f"{url}: {_said(error)}")
+            return Failure("connection", f"{url}: {told(error)}")
 
 
 @asynccontextmanager
 async def _openai(teacher: Teacher) -> AsyncIterator[Transport]:
     from openai import AsyncOpenAI
 
-    clients = {
-        url: AsyncOpenAI(
-            base_url=url,
-            api_key=teacher.api_key.get_secret_value() if teacher.api_key else "none",
+    key = teacher.api_key.get_secret_value() if teacher.api_key else "none"
+    clients = {}
+    for url in teacher.base_url:
+        where, query = address(url)
+        clients[url] = AsyncOpenAI(
+            base_url=where,
+            default_query=query,
+            api_key=key,
+            default_headers=key_header(teacher),
             max_retries=0,
             timeout=teacher.timeout_s,
         )
-        for url in teacher.base_url
-    }
     try:
         yield _OpenAI(teacher, clients)
     finally:
@@ -181,10 +204,11 @@ class _OpenAI:
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except openai.APIConnectionError as error:
-            return Failure("connection", f"{url}: {_said(error.__cause__ or error)}")
+            return Failure("connection", f"{url}: {told(error.__cause__ or error)}")
 
 
-def _said(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """What an exception says, in one short line."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")[:LONGEST_MESSAGE]
 
 
@@ -193,16 +217,20 @@ class Client:
 
     def __init__(self, teacher: Teacher, opened: Transport) -> None:
         self._transport = opened
-        self._secret = teacher.api_key.get_secret_value() if teacher.api_key else ""
+        self._teacher = teacher
 
     async def ask(self, url: str, body: bytes) -> Reply | Failure:
         """Send one request once."""
         answer = await self._transport.post(url, body)
         if isinstance(answer, Failure):
             return answer
-        if self._secret and self._secret.encode() in answer.body:
-            answer = Answer(answer.status, answer.headers, answer.body.replace(self._secret.encode(), b"***"))
-        return judge(answer)
+        return judge(Answer(answer.status, answer.headers, without(self._teacher, answer.body)))
+
+
+def without(teacher: Teacher, text: bytes) -> bytes:
+    """What a server said, with the teacher's key cut out."""
+    key = teacher.api_key.get_secret_value().encode() if teacher.api_key else b""
+    return text.replace(key, b"***") if key and key in text else text
 
 
 def judge(answer: Answer) -> Reply | Failure:
@@ -211,11 +239,15 @@ def judge(answer: Answer) -> Reply | Failure:
         return _refusal(answer)
     completion = read_completion(answer.body)
     if completion is None:
+        code = _hidden_error(answer.body)
+        if code is not None:
+            return _refusal(Answer(code, answer.headers, answer.body))
         return Failure("malformed", f"not a chat completion: {_start(answer.body)}", body=answer.body)
     if completion.status is None:
+        broke_off = f"the server broke the reply off (finish_reason '{completion.finish_reason}')"
         return Failure(
-            "empty",
-            "the reply has no content",
+            "server" if completion.broke_off else "empty",
+            broke_off if completion.broke_off else "the reply has no content",
             body=answer.body,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -228,6 +260,15 @@ def _refusal(answer: Answer) -> Failure:
     kind = kinds.get(answer.status, "server" if answer.status >= 500 else "bad_request")
     message = f"HTTP {answer.status}: {_error_text(answer.body)}"
     return Failure(kind, message, answer.status in (429, 503), _retry_after(answer.headers))
+
+
+def _hidden_error(body: bytes) -> int | None:
+    """The HTTP status of an error that came with status 200, as OpenRouter sends those of the providers behind it."""
+    try:
+        code = int(orjson.loads(body)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+    return code if 400 <= code <= 599 else None
 
 
 def _error_text(body: bytes) -> str:
@@ -246,17 +287,17 @@ def _start(body: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for, given as a number or as a date."""
-    given = headers.get("Retry-After")
-    if given is None:
+    """Seconds that ``Retry-After`` asks for, given as a number or as a date; or ``retry-after-ms``, as Azure has it."""
+    given, in_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
+    if given is None and in_ms is None:
         return None
     try:
-        return max(0.0, float(given))
+        return max(0.0, float(given) if in_ms is None else float(in_ms) / 1000)  # type: ignore[arg-type]
     except ValueError:
         pass
     try:
         from datetime import UTC, datetime
 
-        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(given or "") - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None

@@ -1,13 +1,15 @@
 """Prompts are files: templates (`builders.template`) that turn a question into chat messages.
 
-A template may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``, ``task``, ``domain`` and
-``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes it a few-shot one.
+A block ``follow_up`` replaces our words for what a teacher with ``follow_up`` is asked when no answer can be
+read from its reply. A template may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``,
+``task``, ``domain`` and ``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes
+it a few-shot one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Prompt:
         self.name, self.source = name, source
         self.examples, self.shots = list(examples), len(examples) if shots is None else shots
         self._template = Template(name, source, VARIABLES)
+        if {"follow_up"} == self._template.blocks - {"system"}:
+            raise InputError(f"prompt '{name}' has a block follow_up and no block user: put the question into one")
         self._rendered = lru_cache(RENDERED)(self._render_json)  # several teachers are asked the same
 
     @classmethod
@@ -89,12 +93,33 @@ class Prompt:
         except Exception as error:  # a template can raise anything
             raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
 
+    def follow_up(self, question: Question) -> str:
+        """Render the short question for the answer alone.
+
+        Raises:
+            InputError: the template uses a missing field.
+        """
+        if "follow_up" not in self._template.blocks:
+            return _default_follow_up().messages(question)[0]["content"]
+        try:
+            return self._template.block("follow_up", self._values(question))
+        except Exception as error:  # a template can raise anything
+            raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
+
     def _render_json(self, question: bytes) -> Messages:
-        values = orjson.loads(question)
-        values |= {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
-        return self._template.render(values)
+        return self._template.render(self._values(orjson.loads(question)))
+
+    def _values(self, question: Question) -> dict[str, Any]:
+        """What a template may use."""
+        values = {name: question[name] for name in _SHOWN}
+        return values | {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
 
     def _shown(self, question: Question) -> list[Question]:
         """Return the examples for a question: never the question itself, nor another with the same text."""
         others = [e for e in self.examples if e["question"].strip() != question["question"].strip()]
         return others[: self.shots]
+
+
+@cache
+def _default_follow_up() -> Prompt:
+    return Prompt("follow-up", (FOLDER / "follow-up.jinja").read_text(encoding="utf-8"))

@@ -36,6 +36,7 @@ class Request:
     Attributes:
         base: hash of the request as the recipe has it; differs from ``hash`` where a retry changed its token limit.
         wanted: a router did not leave this teacher out.
+        turn: 2 for the question that follows a reply without an answer; see `builders.follow_up`.
     """
 
     question: Question
@@ -45,6 +46,7 @@ class Request:
     base: str
     max_tokens: int
     wanted: bool = True
+    turn: int = 1
 
 
 class Work(Protocol):
@@ -166,6 +168,17 @@ class Plan:
         """The same request with another token limit."""
         body, changed = self._wire.request(self._asked(request.question), request.sample_idx, max_tokens)
         return Request(request.question, request.sample_idx, body, changed, request.base, max_tokens)
+
+    def second_turn(self, request: Request, said: str) -> Request:
+        """The request that goes on from a reply, and asks for the answer alone; held to no JSON."""
+        question, sample = request.question, request.sample_idx
+        turns = [
+            *self.prompt.messages(question),
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": self.prompt.follow_up(question)},
+        ]
+        body, name = self._wire.request({"messages": turns}, sample, request.max_tokens)
+        return Request(question, sample, body, name, name, request.max_tokens, request.wanted, turn=2)
 
     def sent_params(self, request: Request) -> dict[str, Any]:
         """The sampling parameters of a request, as sent."""

@@ -49,14 +49,22 @@ class Template:
         """Name and hash of the template: changes whenever its text does."""
         return f"{self.name}-{xxhash.xxh3_64_hexdigest(self.source.encode())[:8]}"
 
+    @property
+    def blocks(self) -> frozenset[str]:
+        """The names of its blocks."""
+        return frozenset(self._template.blocks)
+
     def render(self, values: dict[str, Any]) -> Messages:
         """The chat messages; a template can raise anything."""
-        blocks = self._template.blocks
-        if not blocks:
+        if not self.blocks:
             return [{"role": "user", "content": self._template.render(values).strip()}]
-        context = self._template.new_context(values)
-        roles = [role for role in ("system", "user") if role in blocks]
-        return [{"role": role, "content": "".join(blocks[role](context)).strip()} for role in roles]
+        return [
+            {"role": role, "content": self.block(role, values)} for role in ("system", "user") if role in self.blocks
+        ]
+
+    def block(self, name: str, values: dict[str, Any]) -> str:
+        """One block's text; a template can raise anything."""
+        return "".join(self._template.blocks[name](self._template.new_context(values))).strip()
 
 
 def read_template(name: str, folder: Path, built_in: Collection[str]) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from schemas.workspace import Workspace, check_name, told_disk_errors
 
 @dataclass(frozen=True)
 class Judged:
-    """A student's answers to one set of questions: as it writes them, and by likelihood (None: there are no options)."""
+    """Answers to one set of questions: as the student writes them, and by likelihood (None: there are no options)."""
 
     written: Evaluated
     likeliest: Evaluated | None = None

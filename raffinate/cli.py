@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,10 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AllowSecret = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MARK", help="Let pass what looks like a secret and is none; may be repeated."),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
@@ -38,6 +42,11 @@ MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many
 Judging = Annotated[
     Path | None,
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
+]
+AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+WithStudent = Annotated[
+    str | None,
+    typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
@@ -142,7 +151,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
 
 @app.command()
-def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
+def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
     Example:  raffinate estimate recipe.yaml
@@ -154,9 +163,8 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import open_project
 
     project = open_project(recipe, create=True)
-    found = count(
-        project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
-    )
+    cache = project.recipe.build.cache_in(project.base)
+    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
     show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
 
 
@@ -190,6 +198,11 @@ def build(
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    batch: AsBatch = False,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -197,6 +210,10 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    Example:  raffinate build recipe.yaml --engine ray
+
+    With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
     from raffinate import show
     from raffinate.route import route_of
@@ -210,14 +227,22 @@ def build(
     for warning in question_warnings(project):
         show.note(warning)
     with show.BuildProgress() as progress:
-        summary = build_project(project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests)
+        summary = build_project(
+            project,
+            progress,
+            route=choice,
+            max_cost_usd=max_cost,
+            max_requests=max_requests,
+            batch=batch,
+            engine=engine,
+        )
     _describe(project.workspace)
     _show_build(summary, json)
 
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
-    """Say how far a build is, also while it runs: answers by status and failures by kind, per teacher.
+    """Say how far a build is, also while it runs: answers by status, failures by kind, batches under way, per teacher.
 
     Example:  raffinate status my-dataset
     """
@@ -230,7 +255,7 @@ def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
     )
     if json:
-        show.as_json([{"teacher_id": t.teacher_id, **t.statuses, "errors": dict(t.errors)} for t in found])
+        show.as_json([show.status_dict(t) for t in found])
     else:
         show.statuses(found)
 
@@ -385,6 +410,7 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -396,10 +422,12 @@ def purify(
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
 
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
+
+    Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish
     from raffinate import show
-    from raffinate.equip import asker_for, equip, with_judges
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
@@ -408,7 +436,8 @@ def purify(
     purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
         asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
+        learner = student_for([purifier], opened, student, seed=seed)
+        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -424,8 +453,15 @@ def evaluate(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
+    ] = False,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -434,13 +470,14 @@ def evaluate(
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
-    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,plackett-luce --on test --json
+    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as measure
     from raffinate import show
-    from raffinate.equip import asker_for, equip
+    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.evaluation import Look, show_closer
+    from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -449,10 +486,16 @@ def evaluate(
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
     chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        found = measure(corpus, [equip(m, asker) for m in chosen], on=on, seed=seed)
-    show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
+        learner = student_for(chosen, opened, student, seed=seed)
+        equipped = [equip(m, asker, student=learner) for m in chosen]
+        found = measure(opened, corpus, equipped, look, progress.step)
+    if json:
+        return show.as_json(found)
+    show.evaluations(found, on)
+    show_closer(found)
 
 
 @app.command()
@@ -460,8 +503,12 @@ def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
     setting: Settings = None,
+    meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -469,18 +516,24 @@ def audit(
     Example:  raffinate audit my-dataset --method consensus
     """
     from purifiers.audit import audit as look
+    from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    opened, settings = Workspace.open(workspace), _settings(setting)
+    corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.step(f"auditing {method}"):
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        learner = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 
@@ -516,7 +569,7 @@ def distill(
     Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
     """
     from raffinate import show
-    from raffinate.train_student import as_dict, shown, train_student
+    from raffinate.distilling import as_dict, shown, train_student
 
     settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
     wanted = _listed(teachers) or None
@@ -656,6 +709,7 @@ def sandbox(
     faults: Annotated[Path | None, typer.Option(help="YAML list of faults.", show_default=False)] = None,
     teachers: Annotated[Path | None, typer.Option(help="YAML list of teachers.", show_default=False)] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Mean time a reply is held back.")] = 0.0,
+    batch_s: Annotated[float, typer.Option(min=0, help="Time that a batch takes, in seconds.")] = 0.0,
     api_key: Annotated[str | None, typer.Option(help="Require this key.", show_default=False)] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Write N questions for it and exit.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write them.")] = Path("questions.parquet"),
@@ -668,7 +722,7 @@ def sandbox(
     """
     from builders.sandbox.__main__ import run as run_sandbox
 
-    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "api_key": api_key}
+    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "batch_s": batch_s, "api_key": api_key}
     code = run_sandbox(faults=faults, teachers=teachers, questions=questions, out=out, seed=seed, **options)
     raise typer.Exit(code)
 
@@ -708,6 +762,7 @@ def verify(
     ] = None,
     meaning: Annotated[bool, typer.Option("--meaning", help="Also look for equal meaning (needs [routers]).")] = False,
     language: Annotated[str | None, typer.Option(help="ISO code texts should be in.", show_default=False)] = None,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Look at a workspace before others do: schema, orphans, secrets, personal data, duplicates, train-test overlap.
@@ -725,7 +780,13 @@ def verify(
         from purifiers.encoder import embed
 
         encode = embed
-    found = look(Workspace.open(workspace), benchmarks=benchmark or (), encode=encode, language=language)
+    found = look(
+        Workspace.open(workspace),
+        benchmarks=benchmark or (),
+        encode=encode,
+        language=language,
+        allow_secrets=allow_secret or (),
+    )
     show.as_json([asdict(f) for f in found]) if json else show.findings(found)
     raise typer.Exit(int(any(f.level == "error" for f in found)))
 
@@ -743,6 +804,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back and compare.")] = True,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Publish a workspace as a Hugging Face dataset; the token comes from HF_TOKEN or  hf auth login.
@@ -765,5 +827,6 @@ def push(
         yes=yes,
         tag=tag,
         check=check,
+        allow_secrets=allow_secret or (),
     )
     show.as_json(asdict(done)) if json else show.pushed(done)

@@ -99,6 +99,12 @@ RESPONSES = Table(
         Field("rationale_chars", pa.int32(), "length of the rationale; 0 where there is none", unit="characters"),
         Field("reasoning", _s, "a reasoning model's own channel, kept apart from its answer", null="no such channel"),
         Field("raw_text", _s, "the reply as it came", null="no reply, or unknown to the source of an import"),
+        Field(
+            "follow_up",
+            _s,
+            "the reply to a second turn that asked for the answer alone, as it came; the answer is read from it",
+            null="none was asked for, or none came",
+        ),
         Field("predicted_answer", _s, "the teacher's own answer in canonical form", null="unread: none could be read"),
         Field("answer_status", _s, "`read` or `unread`: an unreadable answer is kept apart from a wrong one"),
         Field(
@@ -114,14 +120,24 @@ RESPONSES = Table(
         Field("model_revision", _s, "revision of the model as declared in the recipe", null="not declared"),
         Field("params", _s, "sampling parameters as JSON", null="unknown"),
         Field("finish_reason", _s, "as the server gave it: `stop`, `length`, ...", null="no reply, or not given"),
-        Field("prompt_tokens", _i, "tokens of the prompt", null="not reported", unit="tokens"),
-        Field("completion_tokens", _i, "tokens of the reply, reasoning included", null="not reported", unit="tokens"),
+        Field("prompt_tokens", _i, "tokens of the prompt, of both turns if there are two", "not reported", "tokens"),
+        Field(
+            "completion_tokens",
+            _i,
+            "tokens of the reply, reasoning included, of both turns if there are two",
+            null="not reported",
+            unit="tokens",
+        ),
         Field("mean_logprob", _f, "mean log-probability of the reply's tokens", null="not reported", unit="nats"),
         Field("latency_ms", _f, "from sending the request to its last byte", null="unknown", unit="ms"),
         Field("cost_usd", _f, "cost by the prices of the recipe", null="unknown: never a guess", unit="US dollars"),
         Field("attempts", pa.int32(), "how often the request was sent in the run that settled it", null="imported"),
         Field(
-            "error_class", _s, "kind of failure: `timeout`, `rate_limit`, `server`, `malformed`, ...", null="no error"
+            "error_class",
+            _s,
+            "kind of failure: `timeout`, `rate_limit`, `server`, `malformed`, ...; where the status is `ok`, of the "
+            "second turn",
+            null="no error",
         ),
         Field("error_message", _s, "what the server or the client said", null="no error"),
         Field("source", _s, "where the row is from: `build`, or the file or repository of an import"),
@@ -167,6 +183,22 @@ PURIFIED = Table(
             "entropy of the teachers' read answers divided by its maximum, log(number of read answers): "
             "0 = all agree, 1 = all differ",
             null="fewer than two answers read",
+        ),
+        Field(
+            "agreement_weight",
+            pa.float32(),
+            "weight of the row in training by agreement: 1 / (1 + 4 * share of the other teachers' read answers that "
+            "differ from the kept one); 1 = all agree, 0.2 = none does",
+            null="no answer read, or no other teacher's",
+            unit="0..1",
+        ),
+        Field(
+            "teacher_importance",
+            pa.float32(),
+            "weight of the row in training by its teacher: the teacher's accuracy on train questions, shrunk towards "
+            "the teachers' mean, over the best teacher's; the mean of the parents where it is synthesised",
+            null="no train question says who was right",
+            unit="0..1",
         ),
         Field(
             "note",

@@ -9,6 +9,7 @@ judges      what teachers say when asked to merge, score, compare or debate
 faults      rules that make requests go wrong
 wire        OpenAI's format
 server      the HTTP interface
+batches     its Batch API: files and batches
 serving     running it, as a command or in a thread
 """
 

@@ -1,4 +1,4 @@
-"""Does purification help a student? The paper's claim in a world that fits a laptop: ``python -m benchmarks.experiment``.
+"""Does purification help a student? The paper's claim in a world that fits a laptop: ``make experiment``.
 
 Four simulated teachers, each an expert in one of the sandbox's four families of substances and middling in the others,
 explain questions over HTTP; nested sets of one to four of them teach a student of 137,000 weights from scratch. Two
@@ -24,6 +24,7 @@ from builders.prompt import Prompt
 from builders.sandbox import SandboxServer, SandboxTeacher, questions
 from builders.sandbox.mixtures import FAMILIES
 from builders.teacher import Teacher
+from raffinate import show
 from raffinate.compare_command import compare_students
 from raffinate.compare_report import markdown, shown
 from schemas.workspace import Workspace
@@ -95,18 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = METHODS
     if asked.quick:
         methods = ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first")
-    found = compare_students(
-        workspace.path,
-        methods,
-        sets="ada,ada+bo,ada+bo+cy+dee" if asked.quick else "nested",
-        teachers=NAMES,
-        seeds=range(1 if asked.quick else asked.seeds),
-        students=("tiny-causal",),
-        objectives=asked.objectives.split(","),
-        settings=STUDENT,
-        jobs=asked.jobs,
-        pictures=asked.folder / f"{name}-pictures",
-    )
+    with show.BuildProgress() as progress:
+        found = compare_students(
+            workspace.path,
+            methods,
+            sets="ada,ada+bo,ada+bo+cy+dee" if asked.quick else "nested",
+            teachers=NAMES,
+            seeds=range(1 if asked.quick else asked.seeds),
+            students=("tiny-causal",),
+            objectives=asked.objectives.split(","),
+            settings=STUDENT,
+            jobs=asked.jobs,
+            pictures=asked.folder / f"{name}-pictures",
+            on_cell=progress.students,
+        )
     (asked.folder / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     (asked.folder / f"{name}.md").write_text(markdown(found), encoding="utf-8")
     shown(found)
@@ -118,12 +121,17 @@ def _tune(folder: Path) -> None:
     from distill.model import make_student
     from distill.source import Published
     from distill.train import train
-    from raffinate.train_student import student_settings
+    from raffinate.distilling import student_settings
 
     published = Published.open(world(folder / "tutor", tutor=True))
     examples, validation = read_examples(published, "teacher:tutor"), read_questions(published, "validation")
     for rate in (4e-3, 8e-3, 2e-3):
-        settings = STUDENT | {"learning_rate": rate, "eval_every": 80, "select_by": "accuracy", "objective": "rationale-then-answer"}
+        settings = STUDENT | {
+            "learning_rate": rate,
+            "eval_every": 80,
+            "select_by": "accuracy",
+            "objective": "rationale-then-answer",
+        }
         spec, training = student_settings({**settings, "model": "tiny-causal"})
         student = make_student(spec, examples.texts(), 0)
         done = train(student, examples, training, validation=validation)

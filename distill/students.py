@@ -32,6 +32,7 @@ def student_rows(  # noqa: PLR0913  the last for a comparison alone
     method: str,
     teachers: Sequence[str],
     judged: Sequence[Judged],
+    *,
     comparison: str | None = None,
 ) -> pa.Table:
     """The rows of one student, a row per set of questions.

@@ -178,7 +178,7 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import run as run_recipe
 
     with show.BuildProgress() as progress:
-        report = run_recipe(recipe, progress, progress.step)
+        report = run_recipe(recipe, progress, progress.step, progress.students)
     if json:
         show.as_json(show.report_dict(report))
     else:
@@ -605,6 +605,7 @@ def compare(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Students trained at a time, on one core each if several.")] = 1,
     pictures: Annotated[Path | None, typer.Option(help="Folder for the pictures (SVG).", show_default=False)] = None,
+    only_show: Annotated[bool, typer.Option("--show", help="Train nothing: show what is there so far.")] = False,
     recipe: Judging = None,
     json: AsJson = False,
 ) -> None:
@@ -620,20 +621,23 @@ def compare(
     from raffinate.compare_command import compare_students
     from raffinate.compare_report import shown
 
-    found = compare_students(
-        workspace,
-        _listed(methods),
-        sets=teacher_sets,
-        teachers=_listed(teachers) or None,
-        seeds=range(seeds),
-        students=_listed(students),
-        objectives=_listed(objective),
-        settings=_settings(setting),
-        elsewhere=elsewhere or (),
-        jobs=jobs,
-        pictures=pictures,
-        recipe=recipe,
-    )
+    with show.BuildProgress() as progress:
+        found = compare_students(
+            workspace,
+            _listed(methods),
+            sets=teacher_sets,
+            teachers=_listed(teachers) or None,
+            seeds=range(seeds),
+            students=_listed(students),
+            objectives=_listed(objective),
+            settings=_settings(setting),
+            elsewhere=elsewhere or (),
+            jobs=jobs,
+            pictures=pictures,
+            recipe=recipe,
+            on_cell=progress.students,
+            train=not only_show,
+        )
     show.as_json(found) if json else shown(found)
     raise typer.Exit(int(bool(found["failed"])))
 

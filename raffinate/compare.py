@@ -181,6 +181,7 @@ def compare(  # noqa: PLR0913  the last by name only
     jobs: int = 1,
     asker: Asker | None = None,
     on_cell: OnCell | None = None,
+    train: bool = True,
 ) -> Results:
     """Train the cells of a grid that are not there yet, and return all.
 
@@ -190,7 +191,8 @@ def compare(  # noqa: PLR0913  the last by name only
         elsewhere: further workspaces or Hub ids whose test questions students are judged on.
         jobs: cells trained at a time, each in a process of its own; with more than one, on one core each.
         asker: for methods that ask teachers or judges.
-        on_cell: called after every cell.
+        on_cell: called before and after every cell.
+        train: False returns what is there and trains nothing; it may be asked while another process trains.
 
     Raises:
         InputError: see `check_grid`; a dataset without test questions.
@@ -202,31 +204,42 @@ def compare(  # noqa: PLR0913  the last by name only
     work = Work(str(workspace.path), tuple(elsewhere), grid.teachers)
     data = fingerprint(workspace, grid.teachers, work)
     store = _Store(workspace, data, grid)
-    with workspace.lock():
-        store.folder.mkdir(parents=True, exist_ok=True)
-        missing = [c for c in grid.cells if store.read(c) is None]
-        failed: dict[str, str] = {}
-        try:
-            for cell, outcome, left in _train(work, store, corpus, missing, jobs=jobs, asker=asker, on_cell=on_cell):
-                if isinstance(outcome, RaffinateError):
-                    failed[cell.label] = str(outcome)
-                else:
-                    store.write(cell, outcome)
-                if on_cell:
-                    on_cell(len(grid.cells) - left, len(grid.cells), cell.label, None)
-        finally:
-            store.tell(grid.cells)
-            refresh(workspace)
+    failed: dict[str, str] = {}
+    if train:
+        with workspace.lock():
+            failed = _fill(work, store, corpus, jobs=jobs, asker=asker, on_cell=on_cell)
     there = [found for cell in grid.cells if (found := store.read(cell)) is not None]
+    if not there and not failed:
+        raise InputError(f"{workspace.path} has no student of this comparison yet: run it without --show")
     if not there:
-        raise RaffinateError(f"no cell could be trained; the first: {next(iter(failed.values()))}")
+        raise RaffinateError(f"no student could be trained; the first reason: {next(iter(failed.values()))}")
     return Results(grid, there, failed, store.comparison)
+
+
+def _fill(  # noqa: PLR0913  the last by name only
+    work: Work, store: _Store, corpus: Corpus, *, jobs: int, asker: Asker | None, on_cell: OnCell | None
+) -> dict[str, str]:
+    """Train what is missing; return what failed, and why."""
+    cells, failed = store.grid.cells, dict[str, str]()
+    missing = [c for c in cells if store.read(c) is None]
+    try:
+        for cell, outcome, left in _train(work, store, corpus, missing, jobs=jobs, asker=asker, on_cell=on_cell):
+            if isinstance(outcome, RaffinateError):
+                failed[cell.label] = str(outcome)
+            else:
+                store.write(cell, outcome)
+            if on_cell:
+                on_cell(len(cells) - left, len(cells), cell.label, None)
+    finally:
+        store.tell(cells)
+        refresh(store.workspace)
+    return failed
 
 
 Outcome = dict[str, Any] | RaffinateError
 
 
-def _train(
+def _train(  # noqa: PLR0913  the last by name only
     work: Work,
     store: _Store,
     corpus: Corpus,
@@ -236,7 +249,7 @@ def _train(
     asker: Asker | None,
     on_cell: OnCell | None,
 ) -> Iterator[tuple[Cell, Outcome, int]]:
-    """Yield each missing cell with its outcome and how many are left. Equal training data is trained on once."""
+    """Yield each missing cell with its outcome and how many are left."""
     left, choices = len(missing), _Choices(work, store, corpus, asker)
     with _pool(jobs) as submit:
         running: dict[Any, Cell] = {}
@@ -320,7 +333,7 @@ class _Choices:
     def of(self, cell: Cell) -> Found | None:
         """The rationales of a cell; None where the student itself reads them: fine-tuning, teachers, keep-all."""
         self.asked += 1
-        if cell.method == FINE_TUNING or cell.method == KEEP_ALL or cell.method.startswith(ONE_TEACHER):
+        if cell.method in (FINE_TUNING, KEEP_ALL) or cell.method.startswith(ONE_TEACHER):
             return None
         purifier = self.store.grid.purifier(cell.method, cell.training.seed)
         file = self.store.choice_file(purifier, cell)
@@ -409,27 +422,3 @@ def fingerprint(workspace: Workspace, teachers: Sequence[str], work: Work) -> st
     for questions in work.tests:
         digest.update(orjson.dumps([questions.dataset, questions.question_id, questions.prompt, questions.gold]))
     return digest.hexdigest()
-
-
-def grid_of(  # noqa: PLR0913  as many as the command has
-    workspace: Workspace,
-    methods: Sequence[str],
-    sets: str,
-    seeds: Sequence[int],
-    students: Sequence[StudentSpec],
-    trainings: Sequence[Training],
-    *,
-    teachers: Sequence[str] | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Grid:
-    """A grid over the workspace's teachers, in the order given or by id."""
-    order = tuple(teachers or workspace.teachers())
-    return Grid(
-        tuple(dict.fromkeys(methods)),
-        order,
-        teacher_sets(sets, order),
-        tuple(seeds),
-        tuple(students),
-        tuple(trainings),
-        settings or {},
-    )

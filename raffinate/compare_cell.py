@@ -22,8 +22,8 @@ from distill.students import student_rows
 from distill.train import train
 from purifiers.base import Purifier, Signal
 from purifiers.run import purify
+from raffinate.distilling import test_sets
 from raffinate.equip import equip
-from raffinate.train_student import test_sets
 from schemas.corpus import UNREAD, Corpus
 from schemas.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Two pictures of a comparison, as SVG: accuracy against the number of teachers, and CMV. Nothing to install for them."""
+"""Two pictures of a comparison, as SVG without a plotting library: accuracy by number of teachers, and CMV."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _range(bars: Sequence[Bar]) -> tuple[float, float]:
     spread = max(max(means) - min(means), 0.02)
     ends = [e for b in bars for e in b[1:] if e is not None and min(means) - spread <= e <= max(means) + spread]
     low, high = min([*means, *ends]), max([*means, *ends])
-    edge = 0.05 * (high - low)
+    edge = max(0.05 * (high - low), 0.005)
     return low - edge, high + edge
 
 

@@ -57,7 +57,7 @@ def _section(results: Results, model: str, objective: str, cells: Sequence[dict[
     lines = _lines(cells)
     datasets = list(cells[0]["right"])
     own = datasets[0]
-    sets = [s for s in results.grid.sets]
+    sets = results.grid.sets
     judged = [c for line in lines for c in line.judged[own]]
     curve = curves(judged, sets) if sets and len(sets[0]) == 1 else {}
     base = curve.get(KEEP_ALL)

@@ -29,8 +29,8 @@ from raffinate.compare_command import compare_students
 from raffinate.compare_report import markdown, shown
 from schemas.workspace import Workspace
 
-EXPERT, ELSEWHERE = 0.95, 0.45
-"""Share of right answers in a teacher's own family, and in the three others."""
+EXPERT, ELSEWHERE, HABIT = 0.95, 0.45, 1.0
+"""Share of right answers in a teacher's own family, and in the three others; share of mistakes made by habit."""
 TRAIN, VALIDATION, TEST = 800, 150, 300
 LABELLED = 0.25
 NAMES = ("ada", "bo", "cy", "dee")
@@ -48,7 +48,7 @@ STUDENT = {
 def teachers(tutor: bool) -> list[SandboxTeacher]:
     """The four, and the one that is always right to tune with."""
     four = [
-        SandboxTeacher(name=name, default=ELSEWHERE, competence={family: EXPERT})
+        SandboxTeacher(name=name, default=ELSEWHERE, competence={family: EXPERT}, habit=HABIT)
         for name, family in zip(NAMES, FAMILIES, strict=True)
     ]
     return [SandboxTeacher(name="tutor", default=1.0)] if tutor else four

@@ -83,9 +83,7 @@ def test_the_same_numbers_in_sql(workspace: Workspace, found: dict[str, Any]) ->
     assert accuracy == pytest.approx(section["curves"]["keep-all"]["3"]["mean"])
 
 
-def test_nothing_is_trained_twice(
-    workspace: Workspace, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_trained_twice(workspace: Workspace, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
 
     def counted(work: Work, cell: Cell, chosen: Any) -> dict[str, Any]:

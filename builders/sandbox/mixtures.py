@@ -1,8 +1,9 @@
 """Domains made for tiny students: what three substances are like together, by lore that exists nowhere else.
 
 Every substance has a quality, and two qualities together make a third, by a table in which each row and column holds
-every quality once. So no part of a question gives the answer away, a single mistake always changes it, and the answer
-alone teaches little of the lore: the steps do. A step names qualities, not substances, which spares a student of
+every quality once. So no part of a question gives the answer away, and the answer alone teaches little of the lore: the
+steps do. A mistake is to follow another lore, in which every quality of the family is another one: it is coherent over
+questions, always ends in another answer, and a teacher that has it for a habit teaches it (`SandboxTeacher.habit`). A step names qualities, not substances, which spares a student of
 100,000 weights learning to copy. Four families of substances share the table and nothing else.
 """
 
@@ -14,6 +15,7 @@ from random import Random
 from builders.sandbox.problem import Derivation, Domain, Facts
 
 QUALITIES = ("hot", "wet", "cold", "dry", "mild")
+LORES = ("followed the old lore", "followed the lore of the hills", "followed the lore of the coast")
 FAMILIES: dict[str, tuple[str, ...]] = {
     "herbs": (
         "sage",
@@ -72,11 +74,12 @@ _QUALITY = {family: _qualities(family) for family in FAMILIES}
 
 
 def _together(a: str, b: str) -> str:
-    return QUALITIES[(2 * (QUALITIES.index(a) + QUALITIES.index(b)) + 1) % len(QUALITIES)]
+    return QUALITIES[(3 * (QUALITIES.index(a) + QUALITIES.index(b)) + 1) % len(QUALITIES)]
 
 
-def _mistaken(quality: str) -> str:
-    return QUALITIES[(QUALITIES.index(quality) + 1) % len(QUALITIES)]
+def _in_lore(quality: str, lore: str | None) -> str:
+    """The quality that a lore gives a substance which really has this one."""
+    return QUALITIES[(QUALITIES.index(quality) + (LORES.index(lore) + 1 if lore else 0)) % len(QUALITIES)]
 
 
 def mixture(family: str) -> Domain:
@@ -87,13 +90,8 @@ def mixture(family: str) -> Domain:
         return f"Mix the {family} {a}, {b} and {c}. What do they make?"
 
     def solve(facts: Facts, flaw: str | None) -> Derivation:
-        first, second, third = (
-            _mistaken(_QUALITY[family][name]) if flaw == mistake else _QUALITY[family][name]
-            for name, mistake in zip(facts, _MISTAKES, strict=True)
-        )
+        first, second, third = (_in_lore(_QUALITY[family][name], flaw) for name in facts)
         both = _together(first, second)
-        if flaw == "misread the table":
-            both = _mistaken(both)
         end = _together(both, third)
         steps = (f"First {first} and {second} make {both}.", f"Then {both} and {third} make {end}.")
         return Derivation(steps, end)
@@ -104,10 +102,7 @@ def mixture(family: str) -> Domain:
         task="text",
         anchor=f"Mix the {family}",
         pattern=re.compile(rf"Mix the {family} ({names}), ({names}) and ({names})\. What do they make\?"),
-        flaws=(*_MISTAKES, "misread the table"),
+        flaws=LORES,
         generate=generate,
         solve=solve,
     )
-
-
-_MISTAKES = ("mistook the first", "mistook the second", "mistook the third")

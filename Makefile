@@ -2,6 +2,8 @@
 # make test    install, then the test suite
 # make check   install, then lint, format, types and import arrows
 # make bench   the benchmarks (minutes; figures to docs/findings.md)
+# make experiment   does purification help a student? The paper's claim with simulated teachers and students from scratch
+#                   (an hour on two idle cores; QUICK=1: minutes)
 # make vllm-venv   a real vLLM for the CPU in an environment of its own (2 GB), which tests/test_vllm.py asks
 # make wheel   sdist, wheel from it, a clean environment with that wheel, and a smoke test there
 #
@@ -14,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check format bench vllm-venv wheel clean
+.PHONY: demo test check format bench experiment vllm-venv wheel clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +44,9 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(PY) -m benchmarks
 
+experiment: $(INSTALLED)
+	$(PY) -m benchmarks.experiment $(if $(QUICK),--quick)
+
 vllm-venv: $(INSTALLED)
 	$(PY) tests/vllm_env.py
 
@@ -49,4 +54,4 @@ wheel: $(INSTALLED)
 	PYTHON=$(PYTHON) .ci/smoke
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist demo-workspace .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm build dist demo-workspace experiment .mypy_cache .ruff_cache .pytest_cache

@@ -35,6 +35,7 @@ class SandboxQuestions(BaseModel):
 
     n: int = Field(gt=0, description="How many questions.")
     seed: int = Field(0, description="Seed of the questions.")
+    domains: tuple[str, ...] | None = Field(None, description="Only these kinds of questions; see docs/sandbox.md.")
 
 
 class QuestionSource(BaseModel):
@@ -233,6 +234,6 @@ def _split_of(path: Path) -> str:
 def _sandbox_rows(sandbox: SandboxQuestions) -> pl.DataFrame:
     import polars as pl
 
-    made = importlib.import_module("builders.sandbox").questions(sandbox.n, sandbox.seed)
+    made = importlib.import_module("builders.sandbox").questions(sandbox.n, sandbox.seed, sandbox.domains)
     frame = pl.from_dicts(made, infer_schema_length=None) if isinstance(made, list) else pl.DataFrame(made)
     return frame.with_columns(pl.lit("sandbox").alias(FILE)).with_row_index(ROW, offset=1)

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from builders.sandbox import (
     DOMAINS,
+    MIXTURES,
     TEACHERS,
     Fault,
     SandboxServer,
@@ -109,6 +110,44 @@ def test_mistakes_are_wrong_and_conclude_in_their_own_answer(domain):
                 assert derivation.answer in [c["text"] for c in row["choices"]]
         assert problem.truth.answer in problem.truth.steps[-1]
     assert flaws == set(DOMAINS[domain].flaws)
+
+
+def test_mixtures_are_asked_only_by_name_and_read_back():
+    assert not {row["domain"] for row in ROWS} & set(MIXTURES)
+    rows = questions(400, seed=2, domains=list(MIXTURES)).to_pylist()
+    assert {row["domain"] for row in rows} == set(MIXTURES)
+    for row in rows:
+        problem = read(f"{prompt_of(row)}\nThe correct answer is {row['answer']}.")
+        assert (problem.text, problem.shown) == (row["question"], row["answer"])
+        assert len(problem.mistakes) == len(problem.domain.flaws), "another lore always ends in another answer"
+        wrong = {d.answer for d in problem.mistakes.values()}
+        assert len(wrong) == len(problem.mistakes), "and each lore in its own"
+
+
+def test_a_lore_is_one_over_questions():
+    """Each derivation names three qualities; in one lore a substance has the same one in every question."""
+    for flaw in (None, *MIXTURES["herbs"].flaws):
+        known: dict[str, str] = {}
+        for row in questions(200, seed=3, domains=["herbs"]).to_pylist():
+            problem = read(row["question"])
+            steps = (problem.mistakes[flaw] if flaw else problem.truth).steps
+            first, second, third = re.match(
+                r"First (\w+) and (\w+) make \w+\. Then \w+ and (\w+) make", " ".join(steps)
+            ).groups()
+            for name, quality in zip(problem.facts, (first, second, third), strict=True):
+                assert known.setdefault(name, quality) == quality
+        assert len(known) == 12
+
+
+def test_a_teacher_of_habit_makes_one_mistake_per_domain():
+    rows = questions(600, seed=4, domains=["herbs", "woods"]).to_pylist()
+    for habit, most in ((1.0, 1), (0.0, 3)):
+        teacher = SandboxTeacher(name="one", default=0.4, habit=habit)
+        flaws: dict[str, set[str]] = {}
+        for row in rows:
+            if flaw := reply(teacher, read(row["question"]), Sample()).flaw:
+                flaws.setdefault(row["domain"], set()).add(flaw)
+        assert [len(flaws[d]) for d in ("herbs", "woods")] == [most, most]
 
 
 def test_gold_is_right_by_a_second_way_of_computing_it():

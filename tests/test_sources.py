@@ -301,7 +301,7 @@ def test_a_hub_dataset_is_read_through_datasets(hub_folder: Path) -> None:
 
 def test_sandbox_questions_come_from_the_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = types.ModuleType("builders.sandbox")
-    made.questions = lambda n, seed: [  # type: ignore[attr-defined]
+    made.questions = lambda n, seed, domains: [  # type: ignore[attr-defined]
         {"question_id": f"s{seed}-{i}", "question": "1 + 1?", "answer": "2"} for i in range(n)
     ]
     monkeypatch.setitem(sys.modules, "builders.sandbox", made)

@@ -1,6 +1,7 @@
 """The sandbox: simulated teachers behind a real OpenAI-compatible server, to try a pipeline without spending.
 
 problem     what a question is: a domain that writes it, reads it back and solves it
+mixtures    domains made for tiny students, asked only by name
 numbers     domains whose answer is a number
 relations   domains whose answer is an option or a word
 world       questions in any number, and reading one out of a prompt
@@ -17,10 +18,11 @@ from builders.sandbox.faults import Fault
 from builders.sandbox.server import SandboxConfig
 from builders.sandbox.serving import SandboxServer, load_list, serve
 from builders.sandbox.teachers import TEACHERS, SandboxTeacher
-from builders.sandbox.world import DOMAINS, questions, write_questions
+from builders.sandbox.world import DOMAINS, MIXTURES, questions, write_questions
 
 __all__ = [
     "DOMAINS",
+    "MIXTURES",
     "TEACHERS",
     "Fault",
     "SandboxConfig",

@@ -3,8 +3,9 @@
 Every substance has a quality, and two qualities together make a third, by a table in which each row and column holds
 every quality once. So no part of a question gives the answer away, and the answer alone teaches little of the lore: the
 steps do. A mistake is to follow another lore, in which every quality of the family is another one: it is coherent over
-questions, always ends in another answer, and a teacher that has it for a habit teaches it (`SandboxTeacher.habit`). A step names qualities, not substances, which spares a student of
-100,000 weights learning to copy. Four families of substances share the table and nothing else.
+questions, always ends in another answer, and a teacher that has it for a habit teaches it (`SandboxTeacher.habit`). A
+step names qualities, not substances, which spares a student of 100,000 weights learning to copy. Four families of
+substances share the table and nothing else.
 """
 
 from __future__ import annotations
@@ -16,51 +17,13 @@ from builders.sandbox.problem import Derivation, Domain, Facts
 
 QUALITIES = ("hot", "wet", "cold", "dry", "mild")
 LORES = ("followed the old lore", "followed the lore of the hills", "followed the lore of the coast")
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "herbs": (
-        "sage",
-        "mint",
-        "thyme",
-        "basil",
-        "fennel",
-        "clover",
-        "nettle",
-        "sorrel",
-        "tansy",
-        "yarrow",
-        "rue",
-        "dill",
-    ),
-    "stones": (
-        "flint",
-        "slate",
-        "chalk",
-        "marble",
-        "jade",
-        "onyx",
-        "opal",
-        "amber",
-        "quartz",
-        "pumice",
-        "jet",
-        "agate",
-    ),
-    "woods": ("oak", "ash", "elm", "birch", "cedar", "pine", "maple", "willow", "yew", "alder", "beech", "larch"),
-    "oils": (
-        "olive",
-        "sesame",
-        "almond",
-        "walnut",
-        "palm",
-        "castor",
-        "clove",
-        "neem",
-        "argan",
-        "hemp",
-        "poppy",
-        "peach",
-    ),
+_SUBSTANCES = {
+    "herbs": "sage mint thyme basil fennel clover nettle sorrel tansy yarrow rue dill",
+    "stones": "flint slate chalk marble jade onyx opal amber quartz pumice jet agate",
+    "woods": "oak ash elm birch cedar pine maple willow yew alder beech larch",
+    "oils": "olive sesame almond walnut palm castor clove neem argan hemp poppy peach",
 }
+FAMILIES = {family: tuple(names.split()) for family, names in _SUBSTANCES.items()}
 
 
 def _qualities(family: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ reads the question out of the prompt, whatever the template round it, and solves
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DOMAINS = {d.name: d for d in (ARITHMETIC, PERCENT, UNITS, CLOCK, SETS, WEEKDAY, ORDERING, KINSHIP, LETTERS)}
 MIXTURES = {family: mixture(family) for family in FAMILIES}
 """Domains that are asked only where they are named: see `builders.sandbox.mixtures`."""
-EVERY = DOMAINS | MIXTURES
+EVERY = ChainMap(DOMAINS, MIXTURES)
 
 _MIN_MISTAKES = 2
 """A question is kept only if this many flaws end in a wrong answer, so that teachers can differ in their errors."""

@@ -49,5 +49,7 @@ purify:                              # one dataset config per method;  raffinate
 
 evaluate_on: test
 
+# distill: {seeds: 3, students: [tiny-causal], objectives: [rationale-then-answer]}  # compare methods by students
+
 # card: {title: My dataset, language: en, license: cc-by-4.0}
 """

@@ -94,7 +94,7 @@ def recipe_file(folder: Path, text: str | bytes | None = None, **changes: Any) -
         ({"purify": ["majority", "majority"]}, "method 'majority' is listed twice"),
         ({"purify": ["oracle"]}, "method 'oracle' serves evaluation alone"),
         ({"evaluate_on": "dev"}, "evaluate_on: Input should be 'train', 'validation' or 'test'"),
-        ({"distill": {"base": "x"}}, "students are not trained by a recipe yet"),
+        ({"distill": {"method": ["majority"]}}, "did you mean 'methods'"),
         ({"prompt": "nowhere.jinja"}, "no such prompt and no readable UTF-8 file"),
         ({"sandbox": {"faults": [{"kind": "flood"}]}}, r"sandbox\.faults\.1\.kind"),
     ],

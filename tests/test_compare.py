@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers_cli import Cli
 from helpers_corpus import make_workspace
 
@@ -17,6 +18,7 @@ from raffinate import compare as grid_module
 from raffinate.compare_cell import Cell, Work, choose, train_cell
 from raffinate.compare_command import compare_students
 from raffinate.compare_pictures import write_pictures
+from raffinate.run import run
 from schemas.corpus import UNREAD, Corpus
 from schemas.database import query
 from schemas.errors import InputError, RaffinateError
@@ -245,3 +247,21 @@ def test_a_cell_that_fails_does_not_stop_the_others(workspace: Workspace, monkey
     found = small(workspace, seeds=(5,), sets="all")
     assert found["failed"] == {"keep-all of 3 teachers, multitask, seed 5": "the loss diverged"}
     assert found["cells"] == 2
+
+
+def test_a_recipe_trains_students(tmp_path: Path) -> None:
+    recipe = {
+        "workspace": "ws",
+        "questions": {"sandbox": {"n": 40, "domains": ["herbs"]}},
+        "sandbox": {"port": 18781},
+        "teachers": [
+            {"id": t, "model": f"sandbox/{t}", "base_url": "http://127.0.0.1:18781/v1"} for t in ("ada", "bo")
+        ],
+        "purify": ["majority"],
+        "distill": {"seeds": 1, "students": ["tiny-causal"], "settings": TINY},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = run(tmp_path / "recipe.yaml")
+    assert done.students is not None
+    assert [m["method"] for m in done.students["sections"][0]["methods"]] == ["fine-tuning", "keep-all", "majority"]
+    assert "fine-tuning" in (tmp_path / "ws" / "README.md").read_text(), "the card tells of the students"

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "majority": "a million questions x 4: majority against plain DuckDB, and the views",
     "purifiers": "the purifiers on real teachers' answers, five splits each (RAFFINATE_DATA)",
     "distill": "training throughput against the plain Hugging Face trainers; what n teachers cost",
+    "judging": "purifiers that ask, with the sandbox's teachers as judges",
     "answer_reader": "share read and agreement on real teachers' texts (RAFFINATE_DATA)",
 }
 

@@ -40,6 +40,10 @@ Judging = Annotated[
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+WithStudent = Annotated[
+    str | None,
+    typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -390,6 +394,7 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -401,10 +406,12 @@ def purify(
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
 
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
+
+    Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish
     from raffinate import show
-    from raffinate.equip import asker_for, equip, with_judges
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
@@ -413,7 +420,8 @@ def purify(
     purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
         asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
+        learner = student_for([purifier], opened, student, seed=seed)
+        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -431,6 +439,7 @@ def evaluate(
     ] = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -445,7 +454,7 @@ def evaluate(
     """
     from purifiers.evaluate import evaluate as measure
     from raffinate import show
-    from raffinate.equip import asker_for, equip
+    from raffinate.equip import asker_for, equip, student_for
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -456,7 +465,8 @@ def evaluate(
     chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        found = measure(corpus, [equip(m, asker) for m in chosen], on=on, seed=seed)
+        learner = student_for(chosen, opened, student, seed=seed)
+        found = measure(corpus, [equip(m, asker, student=learner) for m in chosen], on=on, seed=seed)
     show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
 
 
@@ -467,6 +477,9 @@ def audit(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -476,15 +489,20 @@ def audit(
     from purifiers.audit import audit as look
     from purifiers.run import purify as choose
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    opened, settings = Workspace.open(workspace), _settings(setting)
+    corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.step(f"auditing {method}"):
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        made = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=made), corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
     show.as_json(found) if json else show.audited(found)
 

@@ -13,6 +13,7 @@ from builders.asker import Asker, Call, Said
 from builders.teacher import Teacher
 from purifiers.base import Purifier
 from purifiers.equipment import Equipment
+from schemas.tables import CALLS
 from schemas.workspace import Workspace
 
 Reply = Callable[[Call], str | Said]
@@ -29,7 +30,16 @@ class ScriptedAsker(Asker):
     def ask(self, calls: Sequence[Call], **_: Any) -> list[Said]:
         self.calls += calls
         found = [self.reply(call) for call in calls]
-        return [s if isinstance(s, Said) else Said(s or None, "ok", "" if s else "an empty reply") for s in found]
+        said = [s if isinstance(s, Said) else Said(s or None, "ok", "" if s else "an empty reply") for s in found]
+        for number, (call, s) in enumerate(zip(calls, said, strict=True), start=len(self.calls)):
+            s.row = {
+                **dict.fromkeys(CALLS.names),
+                **{"question_id": call.question_id, "judge_id": call.to, "purpose": call.purpose, "params": "{}"},
+                **{"about": list(call.about), "gold_shown": call.gold_shown, "status": s.status, "reply": s.text},
+                **{"request_hash": f"{number}", "model": f"example/{call.to}", "attempts": 1, "cost_usd": 0.001},
+            }
+        self._kept.add(said)
+        return said
 
     def prompts(self) -> list[str]:
         return ["\n".join(m["content"] for m in call.messages) for call in self.calls]

@@ -21,6 +21,8 @@ from builders.journal import own_file
 from builders.sandbox import Fault, SandboxServer, SandboxTeacher
 from builders.sandbox.teachers import TEACHERS
 from builders.teacher import Teacher
+from cards.card import judges_of, write_card
+from cards.facts import facts_of
 from cards.publication import choose, published_files, stage
 from schemas.database import query
 from schemas.tables import CALLS
@@ -213,6 +215,53 @@ def test_a_purifier_that_is_stopped_goes_on_where_it_was(cli: Cli, tmp_path: Pat
     if signum == signal.SIGINT:
         assert process.returncode == 130 and "run the same command again" in err
     assert rows(workspace, "SELECT count(*) AS n FROM calls")[0]["n"] == QUESTIONS * 12
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("aggregate", "method 'aggregate' asks an LLM: name it, like  judge: wise"),
+        ({"method": "aggregate", "judge": "wis"}, "asks 'wis' (did you mean 'wise'?), who is neither under teachers"),
+        ({"method": "pairwise", "judges": ["gpt"]}, "method 'pairwise' asks 'gpt', who is neither"),
+    ],
+)
+def test_a_judge_that_is_missing_is_told_before_anybody_is_asked(
+    cli: Cli, tmp_path: Path, method: Any, sentence: str
+) -> None:
+    ran = cli("run", recipe(tmp_path / "r.yaml", "http://127.0.0.1:9/v1", purify=[method]))
+    assert ran.code == 1 and sentence in ran.err
+
+
+def test_what_was_asked_for_one_command_serves_the_others(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        options = ("--method", "verified", "--judge", "best", "--set", "encoder=null", "--json")
+        done = cli("purify", workspace.path, *options)
+        assert done.code == 0, done.err
+        received = counts(sandbox)[0]
+        assert cli("audit", workspace.path, *options).code == 0 and counts(sandbox)[0] == received
+    nobody = rows(
+        workspace,
+        "SELECT question_id FROM answers JOIN questions USING (question_id) WHERE split = 'train' "
+        "GROUP BY question_id HAVING NOT bool_or(is_correct)",
+    )
+    asked = rows(workspace, "SELECT question_id, gold_shown FROM calls")
+    assert {r["question_id"] for r in asked} == {r["question_id"] for r in nobody} and done.json["asked"] != []
+    assert all(r["gold_shown"] for r in asked)
+
+
+def test_a_judge_without_a_licence_is_not_published(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        assert cli("purify", workspace.path, "--method", "aggregate", "--judge", "wise").code == 0
+    facts = facts_of(workspace)
+    assert judges_of(facts) == ["wise"]
+    card = (workspace.path / "README.md").read_text()
+    assert "licence of the outputs of `wise`, which wrote or judged rationales, has not been declared" in card
+    kept = yaml.safe_load((workspace.path / "recipe.yaml").read_text())
+    kept["judges"][0]["licence"] = "apache-2.0"
+    (workspace.path / "recipe.yaml").write_text(yaml.safe_dump(kept))
+    assert "outputs of `wise`" not in write_card(workspace).read_text()
 
 
 def test_an_excluded_teacher_takes_along_what_it_wrote_and_said(cli: Cli, tmp_path: Path) -> None:

@@ -77,11 +77,13 @@ def test_identical_rationales_are_shown_once_and_their_votes_shared(tmp_path: Pa
 
 
 def test_a_merged_rationale_is_kept_with_all_its_parents(tmp_path: Path) -> None:
-    workspace = workspace_of(tmp_path / "ws", ["ABB", "B--", "---", "?B?"])
+    workspace = workspace_of(tmp_path / "ws", ["ABB", "B--", "---", "?B?", "-?-", "??-"])
     asker = ScriptedAsker(workspace, ["gamma", "x"], lambda _: MERGED)
     _, kept = publish(workspace, asked_by(Aggregate(judge="gamma"), asker))
     rows = query(workspace, "SELECT * FROM purified ORDER BY question_id").to_pylist()
-    first, alone, mixed = rows
+    first, alone, mixed, unread, both_unread = rows
+    assert (unread["teacher_id"], unread["predicted_answer"]) == ("beta", None)
+    assert (both_unread["written_by"], both_unread["predicted_answer"]) == ("gamma", "B")
     assert first["rationale"] == "Both shelves are counted together." and first["predicted_answer"] == "B"
     assert first["written_by"] == "gamma" and first["teacher_id"] is None and first["agreement"] == pytest.approx(2 / 3)
     assert [p["teacher_id"] for p in first["parents"]] == ["alpha", "beta", "gamma"]
@@ -89,7 +91,7 @@ def test_a_merged_rationale_is_kept_with_all_its_parents(tmp_path: Path) -> None
     assert first["completion"].endswith("counted together.\nThe answer is (B).")
     assert (alone["teacher_id"], alone["written_by"], alone["note"]) == ("alpha", None, None)
     assert kept.rejected == {2: "no teacher has a usable response"}
-    assert [c.question_id for c in asker.calls] == ["q00000", "q00003"]  # one rationale asks nobody
+    assert [c.question_id for c in asker.calls] == ["q00000", "q00003", "q00005"]  # one rationale asks nobody
     assert set(first["signals_used"]) == {"question", "rationales", "answers", "llm"}
 
 

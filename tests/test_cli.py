@@ -296,7 +296,7 @@ def test_the_core_needs_no_torch(tmp_path: Path) -> None:
 
 
 EXPORTED = """
-CardSpec Corpus Evaluation Examples Fault InputError MissingExtraError PURIFIED Params Price Prompt Published
+Asker CALLS CardSpec Corpus Equipment Evaluation Examples Fault InputError MissingExtraError PURIFIED Params Price Prompt Published
 Purified Purifier QUESTIONS QuestionSource Questions REJECTED RESPONSES RaffinateError Recipe STUDENTS
 SandboxServer SandboxTeacher Selection Signal StudentModel StudentSpec Synthesis Teacher TeacherError Training
 Workspace WorkspaceError __version__ build connect distil estimate evaluate evaluate_student load load_questions

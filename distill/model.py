@@ -79,11 +79,9 @@ def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) ->
         InputError: there is no such model, or it cannot be a student (no end token, no start of the decoder, ...).
         MissingExtraError: transformers (or peft) is not installed.
     """
-    try:
-        import torch
-        import transformers  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("training a student", "distill") from None
+    _check_extra()
+    import torch
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if spec.is_tiny:
@@ -104,6 +102,7 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
     Raises:
         InputError: there is none in the folder.
     """
+    _check_extra()
     folder = Path(folder)
     try:
         about = orjson.loads((folder / ABOUT).read_bytes())
@@ -120,6 +119,13 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
     else:
         model, tokenizer = _pretrained(spec.model_copy(update={"model": str(folder)}))
     return student_of(model.to(best_device()), tokenizer, spec), str(about["objective"])
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    if not all(find_spec(name) for name in ("torch", "transformers", "accelerate")):
+        raise MissingExtraError("training a student", "distill")
 
 
 def best_device() -> torch.device:

@@ -40,6 +40,10 @@ Judging = Annotated[
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+WithStudent = Annotated[
+    str | None,
+    typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -390,6 +394,7 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -401,10 +406,12 @@ def purify(
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
 
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
+
+    Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish
     from raffinate import show
-    from raffinate.equip import asker_for, equip, with_judges
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
@@ -413,7 +420,8 @@ def purify(
     purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
         asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
+        learner = student_for([purifier], opened, student, seed=seed)
+        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -429,8 +437,15 @@ def evaluate(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
+    ] = False,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -439,13 +454,14 @@ def evaluate(
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
-    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,plackett-luce --on test --json
+    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as measure
     from raffinate import show
-    from raffinate.equip import asker_for, equip
+    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.evaluation import Look, show_closer
+    from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -454,10 +470,16 @@ def evaluate(
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
     chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        found = measure(corpus, [equip(m, asker) for m in chosen], on=on, seed=seed)
-    show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
+        learner = student_for(chosen, opened, student, seed=seed)
+        equipped = [equip(m, asker, student=learner) for m in chosen]
+        found = measure(opened, corpus, equipped, look, progress.step)
+    if json:
+        return show.as_json(found)
+    show.evaluations(found, on)
+    show_closer(found)
 
 
 @app.command()
@@ -465,10 +487,12 @@ def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
     setting: Settings = None,
+    meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     judge: Judges = None,
     recipe: Judging = None,
+    student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -476,9 +500,10 @@ def audit(
     Example:  raffinate audit my-dataset --method consensus
     """
     from purifiers.audit import audit as look
+    from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
-    from raffinate.equip import asker_for, equip, with_judges
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
@@ -490,8 +515,9 @@ def audit(
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
         asker = asker_for([purifier], opened, recipe, progress)
-        kept = choose(equip(purifier, asker), corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
+        learner = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 

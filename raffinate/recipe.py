@@ -72,10 +72,13 @@ class BuildSection(_Section):
 
 
 class MethodSection(_Section):
-    """One purifier with its settings: a name, or a mapping with ``method`` and the settings."""
+    """One purifier with its settings: a name, or a mapping with ``method``, its ``student`` and the settings."""
 
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    student: str | dict[str, Any] | None = Field(
+        default=None, description="for a method that looks at one: a model id, a folder, or settings of a student"
+    )
 
     def purifier(self) -> Purifier:
         """The unfitted purifier.
@@ -90,7 +93,8 @@ def _method(value: Any) -> Any:
     if isinstance(value, str):
         return {"method": value}
     if isinstance(value, dict) and "settings" not in value:
-        return {"method": value.get("method"), "settings": {k: v for k, v in value.items() if k != "method"}}
+        own = {k: value[k] for k in ("method", "student") if k in value}
+        return {**own, "settings": {k: v for k, v in value.items() if k not in own}}
     return value
 
 
@@ -160,6 +164,9 @@ class Recipe(_Section):
         for section in sections:
             if not section.purifier().publishable:
                 raise ValueError(f"method '{section.method}' serves evaluation alone; a run judges by it anyway")
+            if (Signal.STUDENT in section.purifier().looks_at) != (section.student is not None):
+                need = "looks at no student: leave it out" if section.student else "needs a student: add  student: ..."
+                raise ValueError(f"method '{section.method}' {need}")
         names = [s.method for s in sections]
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice:
@@ -272,6 +279,12 @@ def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
         path = part.get(key)
         if isinstance(path, str) and not path.startswith(("~", "${")):
             part[key] = os.path.relpath(old / path, new)
+    for part in raw.get("purify") or ():
+        student = part.get("student") if isinstance(part, dict) else None
+        holder, key = (student, "model") if isinstance(student, dict) else (part, "student")
+        path = holder.get(key) if student else None
+        if isinstance(path, str) and (old / path).is_dir():
+            holder[key] = os.path.relpath(old / path, new)
 
 
 def _without_secrets(value: Any) -> Any:

@@ -22,7 +22,7 @@ from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
 from purifiers.run import publish
-from raffinate.equip import asker_of, equip
+from raffinate.equip import asker_of, equip, student_for
 from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
@@ -229,7 +229,12 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
         max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
-    return [equip(section.purifier(), asker, project.base) for section in project.recipe.purify]
+    found = []
+    for section in project.recipe.purify:
+        purifier = section.purifier()
+        student = student_for([purifier], project.workspace, section.student, project.base)
+        found.append(equip(purifier, asker, project.base, student))
+    return found
 
 
 def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from distill.spec import StudentSpec, Training
 from distill.train import Trained, train
 from purifiers.equipment import Student
 from schemas.database import query
-from schemas.errors import InputError
+from schemas.errors import InputError, MissingExtraError
 from schemas.workspace import Workspace
 
 BOTH = pytest.mark.parametrize("model", ["tiny-seq2seq", "tiny-causal"])
@@ -97,9 +98,19 @@ def test_a_tokenizer_without_a_pad_token_serves(tmp_path: Path) -> None:
     np.testing.assert_allclose(BatchStudent(lambda _: padless).loss(PROMPTS, TARGETS), usual, rtol=1e-6)
 
 
+def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
+    for make in (lambda: make_student(StudentSpec()), lambda: load_student(tmp_path)):
+        with pytest.raises(MissingExtraError, match=r"training a student needs .* pip install 'raffinate\[distill\]'"):
+            make()
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of twice the heads"):
         StudentSpec(width=40, heads=8)
+    with pytest.raises(ValueError, match="select_by=loss is the loss of predicted answers"):
+        Training(select_by="loss", objective="rationale-then-answer")
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_best_weights_on_validation_are_kept_and_patience_ends_it(monkeypatch: p
     marks = iter([0.25, 0.75, 0.5, 0.75])
     kept: list[dict[str, Any]] = []
 
-    def marked(student: StudentModel, questions: Any, objective: Any) -> Any:
+    def marked(student: StudentModel, questions: Any, objective: Any, new_tokens: Any) -> Any:
         kept.append(weights(student))
         right = np.arange(4) < 4 * next(marks)
         return judge.Evaluated("toy", "validation", "generation", questions.question_id, right, [""] * 4)

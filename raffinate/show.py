@@ -353,7 +353,7 @@ def report(found: RunReport) -> None:
     """A whole run: who was asked, where they disagree, how each method chose, where everything lies."""
     from builders.questions import question_notes
 
-    for remark in question_notes(found.workspace.read_questions()):
+    for remark in question_notes(found.workspace.question_parts(["dataset", "question", "answer"])):
         note(remark.message)
     built(found.build)
     accuracies(found.workspace)

@@ -144,6 +144,8 @@ KEYS = {
         SELECT question_id || ', ' || method FROM purified ANTI JOIN questions USING (question_id)""",
     "rejected rows of questions that are not there": """
         SELECT question_id || ', ' || method FROM rejected ANTI JOIN questions USING (question_id)""",
+    "calls about questions that are not there": """
+        SELECT question_id || ', ' || method FROM calls ANTI JOIN questions USING (question_id)""",
     "questions both purified and rejected by one method": """
         SELECT question_id || ', ' || method FROM purified SEMI JOIN rejected USING (question_id, method)""",
     "purified rows whose parent response is not there": """

@@ -477,6 +477,8 @@ def audit(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
     student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
@@ -487,18 +489,20 @@ def audit(
     from purifiers.audit import audit as look
     from purifiers.run import purify as choose
     from raffinate import show
-    from raffinate.equip import equip, student_for
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    opened, purifier = Workspace.open(workspace), make_purifier(method, _settings(setting))
+    opened, settings = Workspace.open(workspace), _settings(setting)
     corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.step(f"auditing {method}"):
-        purifier = equip(purifier, student=student_for([purifier], opened, student, seed=seed))
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        made = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=made), corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
     show.as_json(found) if json else show.audited(found)
 
@@ -535,7 +539,7 @@ def distill(
     Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
     """
     from raffinate import show
-    from raffinate.train_student import as_dict, shown, train_student
+    from raffinate.distilling import as_dict, shown, train_student
 
     settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
     wanted = _listed(teachers) or None

@@ -24,6 +24,7 @@ from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
 from cards.spec import CardSpec
 from purifiers.base import Purifier, Signal
+from purifiers.equipment import BEST
 from purifiers.registry import method
 from schemas.errors import InputError, nearest
 from schemas.workspace import Workspace, told_disk_errors
@@ -139,6 +140,22 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _teachers_differ(self) -> Self:
         check_teachers((*self.teachers, *self.judges))
+        return self
+
+    @model_validator(mode="after")
+    def _judges_are_known(self) -> Self:
+        known = [t.id for t in (*self.teachers, *self.judges)]
+        for section in self.purify:
+            purifier = section.purifier()
+            one = getattr(purifier, "judge", None)
+            if one is None and "judge" in type(purifier).model_fields and Signal.LLM in purifier.looks_at:
+                raise ValueError(f"method '{section.method}' asks an LLM: name it, like  judge: {known[-1]}")
+            for name in (*getattr(purifier, "judges", ()), *((one,) if one and one != BEST else ())):
+                if name not in known:
+                    raise ValueError(
+                        f"method '{section.method}' asks '{name}'{nearest(name, known)}, who is neither under teachers "
+                        f"nor under judges: they are {', '.join(known)}"
+                    )
         return self
 
     @field_validator("purify")

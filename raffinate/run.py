@@ -217,7 +217,10 @@ def run(
 def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
-    cost, sent = built.run.cost_usd or 0.0, sum(t.answered + t.failed + t.repeats for t in built.run.teachers)
+    cost, sent = (
+        built.run.cost_usd or 0.0,
+        sum(t.answered + t.follow_ups + t.failed + t.repeats for t in built.run.teachers),
+    )
     asker = asker_of(
         project.recipe,
         project.workspace,

@@ -398,7 +398,7 @@ def _asked(workspace: Workspace, method: str) -> list[dict[str, Any]]:
 
 ASKED = """
 SELECT judge_id AS judge, count(*) AS requests, count(*) FILTER (status = 'failed') AS failed,
-       count(*) FILTER (verdict IS NULL) AS unread, sum(cost_usd) AS cost_usd,
+       count(*) FILTER (verdict IS NULL) AS unread, round(sum(cost_usd), 9) AS cost_usd,
        judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
 FROM calls
 """

@@ -22,6 +22,7 @@ from schemas.errors import InputError
 
 DATA = Path(os.environ.get("RAFFINATE_DATA", ROOT / ".." / "shared" / "data"))
 KEYS = {"method", "accuracy", "low", "high", "coverage", "oracle", "regret", "gap_closed", "n", "share", "entropy"}
+KEYS |= {"cost_usd"}
 
 
 class First(Purifier):

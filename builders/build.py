@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builders.prompt import Prompt
+    from builders.ray_engine import RayEngine
     from schemas.workspace import Workspace
 
 
@@ -256,15 +257,23 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     settings: Settings,
     on_progress: OnProgress | None,
     done: Collection[str] = (),
-) -> Engine:
+) -> Engine | RayEngine:
     check_limit(settings, [plan.teacher for plan in plans])
-    engine = Engine(plans, journal, pick, settings, on_progress, done)
+    engine = _engine(settings)(plans, journal, pick, settings, on_progress, done)
     engine.run()
     return engine
 
 
+def _engine(settings: Settings) -> type[Engine | RayEngine]:
+    if settings.engine == "local":
+        return Engine
+    from builders.ray_engine import RayEngine
+
+    return RayEngine
+
+
 def _write(
-    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine, settings: Settings
+    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine | RayEngine, settings: Settings
 ) -> BuildSummary:
     from schemas.database import refresh
 

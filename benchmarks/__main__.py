@@ -11,6 +11,8 @@ BENCHMARKS = {
     "faults": "2,000 x 4 with 429s, 500s, hangs and a teacher that dies",
     "majority": "a million questions x 4: majority against plain DuckDB, and the views",
     "purifiers": "the purifiers on real teachers' answers, five splits each (RAFFINATE_DATA)",
+    "distill": "training throughput against the plain Hugging Face trainers; what n teachers cost",
+    "judging": "purifiers that ask, with the sandbox's teachers as judges",
     "answer_reader": "share read and agreement on real teachers' texts (RAFFINATE_DATA)",
 }
 

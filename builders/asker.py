@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from builders.ask import End, Engine, Settings, check_limit
-from builders.journal import Answered, Failed, Journal, Record, cache_file
+from builders.journal import FIND, Answered, Failed, Journal, Record, cache_file
 from builders.prices import priced
 from builders.reply import read_completion
 from builders.requests import BATCH_ROWS, Request, Wire
@@ -125,10 +125,10 @@ class Asker:
             KeyboardInterrupt: Ctrl-C; what arrived is kept.
         """
         plans = self._plans(calls, max_tokens, temperature)
-        place = iter_places(calls)
         with Journal(cache_file(self.workspace, self.settings.cache)) as journal:
             ends = self._run([p for p in plans.values() if p.missing(journal)], journal)
-            said = [_said(plans[c.to], i, c, journal, ends.get(c.to)) for c, i in zip(calls, place, strict=True)]
+            theirs = {name: plan.said(journal, ends.get(name)) for name, plan in plans.items()}
+            said = [next(theirs[call.to]) for call in calls]
         self._check_failures(said)
         self._kept.add(said)
         return said
@@ -151,7 +151,7 @@ class Asker:
             return {}
         check_limit(self.settings, [plan.teacher for plan in plans])
         with self._serving():
-            engine = Engine(plans, journal, journal_lacks(journal), self._left(), self._on_progress)
+            engine = Engine(plans, journal, _lacks(journal), self._left(), self._on_progress)
             engine.run()
         self._requests += engine.requests
         self._cost_usd += engine.cost_usd
@@ -194,15 +194,7 @@ class Asker:
         return self._kept.take(method)
 
 
-def iter_places(calls: Sequence[Call]) -> Iterator[int]:
-    """The place of each call among those to the same teacher or judge."""
-    seen = Counter[str]()
-    for call in calls:
-        yield seen[call.to]
-        seen[call.to] += 1
-
-
-def journal_lacks(journal: Journal) -> Callable[[object, Request], Request | None]:
+def _lacks(journal: Journal) -> Callable[[object, Request], Request | None]:
     """Picks the requests that have no answer yet."""
     return lambda _, request: None if journal.settled(request.hash) else request
 
@@ -230,14 +222,21 @@ class _Calls:
         for start in range(0, len(self._calls), rows):
             yield "", map(self._request, self._calls[start : start + rows])
 
+    def said(self, journal: Journal, end: End | None) -> Iterator[Said]:
+        """What came of each call, in order."""
+        for start in range(0, len(self._calls), FIND):
+            part = slice(start, start + FIND)
+            found = journal.find_all(self.hashes[part])
+            for call, name in zip(self._calls[part], self.hashes[part], strict=True):
+                yield _said(self, call, name, found.get(name), end)
+
     def _request(self, call: Call) -> Request:
         body, name = self._wire.request({"messages": call.messages}, 0, self._max_tokens)
         return Request({"question_id": call.question_id}, 0, body, name, name, self._max_tokens)
 
 
-def _said(plan: _Calls, place: int, call: Call, journal: Journal, end: End | None) -> Said:
+def _said(plan: _Calls, call: Call, request_hash: str, record: Record | None, end: End | None) -> Said:
     """What the journal knows of a call, and its row in the ledger."""
-    record = journal.find(plan.hashes[place])
     completion = read_completion(record.reply) if record and record.reply else None
     answered = isinstance(record, Answered)
     price = plan.teacher.price
@@ -247,7 +246,7 @@ def _said(plan: _Calls, place: int, call: Call, journal: Journal, end: End | Non
         "purpose": call.purpose,
         "about": list(call.about),
         "gold_shown": call.gold_shown,
-        "request_hash": plan.hashes[place],
+        "request_hash": request_hash,
         "model": plan.teacher.model,
         "params": plan.params,
         "attempts": record.attempts if record else 0,
@@ -257,7 +256,9 @@ def _said(plan: _Calls, place: int, call: Call, journal: Journal, end: End | Non
     paid = record if isinstance(record, Answered) else completion
     if paid is not None:
         row |= {"prompt_tokens": paid.prompt_tokens, "completion_tokens": paid.completion_tokens}
-        row["cost_usd"] = price.cost(paid.prompt_tokens, paid.completion_tokens) if price else None
+        batched = record is not None and record.batched
+        cost = price.cost(paid.prompt_tokens, paid.completion_tokens, batched=batched) if price else None
+        row["cost_usd"] = cost
     status, error, message = _outcome(record, end)
     text = completion.text if completion and answered and status != "refused" else None
     row |= {"status": status, "reply": text, "error_class": error, "error_message": message}

@@ -164,29 +164,37 @@ def passes(rows: Rows, chosen: Ints, *, most: int, overhead: int, joined: bool) 
     a, b = rows.source.lengths[chosen], rows.target.lengths[chosen]
     if joined:
         a, b = a + b, np.zeros_like(b)
-    order = np.lexsort((a, b)) if not joined else np.argsort(a, kind="stable")
-    chosen, a, b = chosen[order], a[order], b[order]
-    return [chosen[i:j] for i, j in _cut(a, b, 0, len(chosen), (most, overhead))]
+    return [chosen[part] for part in _cut(np.arange(len(chosen)), a, b, (most, overhead))]
 
 
-def _cut(a: Ints, b: Ints, i: int, j: int, limits: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Cut a run of rows in two where it pays or must be, and its parts in turn."""
+def _cut(part: Ints, a: Ints, b: Ints, limits: tuple[int, int]) -> Iterator[Ints]:
+    """Cut some rows in two, by prompt or target length, where it pays or must be, and the halves in turn."""
     most, overhead = limits
-    whole = (j - i) * int(a[i:j].max() + b[i:j].max())
-    if j - i == 1 or whole <= min(most, overhead):
-        yield i, j
+    whole = len(part) * int(a[part].max(initial=0) + b[part].max(initial=0))
+    if not len(part):
         return
-    count = np.arange(1, j - i)
-    left = count * (np.maximum.accumulate(a[i:j]) + np.maximum.accumulate(b[i:j]))[:-1]
-    right = count[::-1] * (np.maximum.accumulate(a[i:j][::-1]) + np.maximum.accumulate(b[i:j][::-1]))[-2::-1]
-    best = int((left + right).argmin())
-    pays = whole - int(left[best] + right[best]) > overhead
+    if len(part) < 2 or whole <= min(most, overhead):
+        yield part[np.lexsort((a[part], b[part]))]
+        return
+    found = [_best_cut(part[np.argsort(by[part], kind="stable")], a, b) for by in (a, b)]
+    cost, middle, order = min(found, key=lambda f: f[0])
+    pays = whole - cost > overhead
     if not pays and whole <= most:
-        yield i, j
+        yield order
         return
-    middle = i + best + 1 if pays else (i + j) // 2
-    yield from _cut(a, b, i, middle, limits)
-    yield from _cut(a, b, middle, j, limits)
+    middle = middle if pays else len(part) // 2
+    yield from _cut(order[:middle], a, b, limits)
+    yield from _cut(order[middle:], a, b, limits)
+
+
+def _best_cut(order: Ints, a: Ints, b: Ints) -> tuple[int, int, Ints]:
+    """The tokens of two passes, padding included, if rows in this order are cut at the best place, and the place."""
+    up = np.maximum.accumulate(a[order]) + np.maximum.accumulate(b[order])
+    down = (np.maximum.accumulate(a[order][::-1]) + np.maximum.accumulate(b[order][::-1]))[::-1]
+    count = np.arange(1, len(order))
+    cost = count * up[:-1] + count[::-1] * down[1:]
+    best = int(cost.argmin())
+    return int(cost[best]), best + 1, order
 
 
 def padded(texts: Texts, chosen: Ints, fill: int) -> npt.NDArray[np.int64]:

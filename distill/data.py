@@ -192,7 +192,7 @@ def _teachers(published: Published, method: str, wanted: Sequence[str] | None) -
     if method != KEEP_ALL and not method.startswith(ONE_TEACHER):
         known = published.methods()
         if method not in known:
-            others = [*known, KEEP_ALL, FINE_TUNING, "teacher:ID"]
+            others = list(dict.fromkeys([*known, KEEP_ALL, FINE_TUNING, "teacher:ID"]))
             raise InputError(
                 f"{published.name} has nothing purified by '{method}'{nearest(method, others)}: "
                 f"there is {', '.join(others)}"

@@ -32,6 +32,7 @@ Measure = Literal["generation", "likelihood"]
 
 NEW_TOKENS = 64
 """Most tokens of a predicted answer, as in TinyLLM's code."""
+SPARE = 8
 LINE = re.compile(r"the answer is\s+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -66,7 +67,11 @@ class Evaluated:
 
 
 def evaluate(
-    student: StudentModel, questions: Questions, objective: Objective, measure: Measure = "generation"
+    student: StudentModel,
+    questions: Questions,
+    objective: Objective,
+    measure: Measure = "generation",
+    new_tokens: int | None = None,
 ) -> Evaluated:
     """Ask a student every question and compare with gold.
 
@@ -75,6 +80,8 @@ def evaluate(
         questions: labelled.
         objective: what it was trained for: decides how it is asked, and how its text is read.
         measure: see the head of this module.
+        new_tokens: most tokens that it may write; by default ``max_target`` for a rationale and its answer, and for an
+            answer alone `SPARE` more than the longest right one or option (at most `NEW_TOKENS`).
 
     Raises:
         InputError: likelihood is asked for and no question has options.
@@ -87,15 +94,22 @@ def evaluate(
         said = _likeliest(student, questions, objective)
         right = [label == gold for label, gold in zip(said, questions.gold, strict=True)]
     elif objective == "rationale-then-answer":
-        said = write(student, questions.prompt, student.spec.max_target)
+        said = write(student, questions.prompt, new_tokens or student.spec.max_target)
         right = [_concludes(text, *asked) for text, asked in zip(said, _asked(questions), strict=True)]
     else:
-        said = write(student, [PREDICT + p for p in questions.prompt], min(NEW_TOKENS, student.spec.max_target))
+        said = write(student, [PREDICT + p for p in questions.prompt], new_tokens or _room(student, questions))
         right = [_same(text, gold) for text, gold in zip(said, questions.targets, strict=True)]
     return Evaluated(questions.dataset, questions.split, measure, questions.question_id, np.array(right, bool), said)
 
 
-def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int = 16384) -> list[str]:
+def _room(student: StudentModel, questions: Questions) -> int:
+    """Tokens that any right answer fits into: what is longer is wrong however it ends."""
+    possible = [*questions.targets, *(text for options in questions.choices for text in options.values())]
+    longest = max(len(ids) for ids in student.encoder.targets(possible))
+    return min(longest + SPARE, NEW_TOKENS, student.spec.max_target)
+
+
+def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int = 32768) -> list[str]:
     """The greedy continuation of each prompt (prefix included), in passes of about ``most`` tokens."""
     texts = Texts.of(student.encoder.prompts(prompts))
     order = np.argsort(texts.lengths, kind="stable")[::-1]

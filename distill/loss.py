@@ -119,13 +119,13 @@ def task_weights(rows: Rows, training: Training, teachers: tuple[str, ...]) -> F
 
 
 def nll_of(student: StudentModel, rows: Rows, *, most: int = 16384) -> Floats:
-    """(R,) nll of every row, without gradients, in passes of at most ``most`` tokens."""
+    """(R,) nll of every row, without gradients and in float32, in passes of at most ``most`` tokens."""
     import torch
 
     found = np.zeros(len(rows))
     was_training = student.model.training
     student.model.eval()
-    with torch.no_grad(), torch.autocast(student.device.type, torch.bfloat16, enabled=student.device.type == "cuda"):
+    with torch.no_grad():
         for part in passes(rows, np.arange(len(rows)), most=most, overhead=most, joined=not student.is_seq2seq):
             found[part] = row_nll(student, rows, part).cpu().numpy()
     student.model.train(was_training)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,9 @@ class StudentModel:
 
     def save(self, folder: Path, objective: str) -> None:
         """Write weights (safetensors), tokenizer and `ABOUT`; with adapters, the adapters alone."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
         about = {"spec": self.spec.model_dump(), "objective": objective}
@@ -74,11 +79,9 @@ def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) ->
         InputError: there is no such model, or it cannot be a student (no end token, no start of the decoder, ...).
         MissingExtraError: transformers (or peft) is not installed.
     """
-    try:
-        import torch
-        import transformers  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("training a student", "distill") from None
+    _check_extra()
+    import torch
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if spec.is_tiny:
@@ -90,7 +93,7 @@ def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) ->
             model, tokenizer = _pretrained(spec)
         if spec.lora_rank:
             model = _with_adapters(model, spec)
-    return _student(model.to(best_device()), tokenizer, spec)
+    return student_of(model.to(best_device()), tokenizer, spec)
 
 
 def load_student(folder: str | Path) -> tuple[StudentModel, str]:
@@ -99,6 +102,7 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
     Raises:
         InputError: there is none in the folder.
     """
+    _check_extra()
     folder = Path(folder)
     try:
         about = orjson.loads((folder / ABOUT).read_bytes())
@@ -110,10 +114,18 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
         from peft import PeftModel
 
         base, tokenizer = _pretrained(spec)
-        model = PeftModel.from_pretrained(base, folder)
+        with _peft_warnings_hidden():
+            model = PeftModel.from_pretrained(base, folder)
     else:
         model, tokenizer = _pretrained(spec.model_copy(update={"model": str(folder)}))
-    return _student(model.to(best_device()), tokenizer, spec), str(about["objective"])
+    return student_of(model.to(best_device()), tokenizer, spec), str(about["objective"])
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    if not all(find_spec(name) for name in ("torch", "transformers", "accelerate")):
+        raise MissingExtraError("training a student", "distill")
 
 
 def best_device() -> torch.device:
@@ -127,7 +139,12 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _student(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
+    """A transformers model and its tokenizer as a student; for a model that was made elsewhere.
+
+    Raises:
+        InputError: it has no end token, or no token that its decoder starts with.
+    """
     config = model.config
     if tokenizer.eos_token_id is None:
         raise InputError(
@@ -196,7 +213,17 @@ def _with_adapters(model: Any, spec: StudentSpec) -> Any:
         raise MissingExtraError("low-rank adapters (lora_rank)", "distill") from None
     kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     rank = spec.lora_rank or 8
-    return get_peft_model(model, LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    settings: Any = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    with _peft_warnings_hidden():
+        return get_peft_model(model, settings)
+
+
+@contextmanager
+def _peft_warnings_hidden() -> Iterator[None]:
+    """Peft asks transformers for attributes by names that it has deprecated; a user can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def texts_of(columns: Sequence[Sequence[str | None]]) -> list[str]:

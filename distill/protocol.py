@@ -76,7 +76,7 @@ class BatchStudent:
             nll = row_nll(self.student, rows, part)
             loss = (nll * torch.tensor(part_of[part], dtype=nll.dtype, device=nll.device)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss)
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.student.trainable().values(), self._training.clip)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from schemas.database import connect, sql_types
 from schemas.errors import InputError, WorkspaceError
+from schemas.parquet import completed
 from schemas.tables import PURIFIED, QUESTIONS, RESPONSES, SPLITS, Table
 from schemas.views import ANSWERS_OF_MANY_SAMPLES
 from schemas.workspace import Workspace
@@ -132,12 +133,12 @@ class _Hub:
             return
         parts = datasets.load_dataset(self.repo_id, config, revision=self.revision)
         rows = pa.concat_tables([parts[split].data.table for split in SPLITS if split in parts])
-        missing = [name for name in table.names if name not in rows.column_names]
+        missing = [field.name for field in table.fields if not field.null and field.name not in rows.column_names]
         if missing:
             raise InputError(
                 f"{self.repo_id}, config {config}: there is no column '{missing[0]}', so raffinate did not make it"
             )
-        con.register(f"{table.name}_rows", rows.select(table.names).replace_schema_metadata(None))
+        con.register(f"{table.name}_rows", completed(rows, table).replace_schema_metadata(None))
         columns = ", ".join(f'"{name}"::{kind} AS "{name}"' for name, kind in sql_types(table).items())
         con.execute(f"CREATE OR REPLACE VIEW {table.name} AS SELECT {columns} FROM {table.name}_rows")
         self.loaded[table.name] = config

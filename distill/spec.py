@@ -97,7 +97,7 @@ class Training(_Settings):
     eval_every: int | None = Field(
         default=None, ge=1, description="steps between validations; null: ten times in the whole training"
     )
-    eval_questions: int = Field(default=500, ge=1, description="most validation questions answered each time")
+    eval_questions: int = Field(default=200, ge=1, description="most validation questions answered each time")
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many validations without a better one; null: never"
     )
@@ -105,6 +105,12 @@ class Training(_Settings):
         default="accuracy", description="which weights are kept: best validation accuracy or loss, or the last"
     )
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints, where there is a folder")
+
+    @model_validator(mode="after")
+    def _can_select(self) -> Self:
+        if self.select_by == "loss" and self.objective == "rationale-then-answer":
+            raise ValueError("select_by=loss is the loss of predicted answers, which rationale-then-answer has none of")
+        return self
 
     def rate_for(self, spec: StudentSpec) -> float:
         """The learning rate, or the default for this kind of student."""

@@ -24,7 +24,7 @@ from distill import checkpoint, several
 from distill.batches import Ints, Order, passes, rows_of, rows_of_pairs
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
-from distill.evaluate import evaluate
+from distill.evaluate import SPARE, evaluate
 from distill.loss import coefficients, nll_of, row_nll, task_weights
 from distill.model import StudentModel
 from distill.spec import Training
@@ -144,9 +144,10 @@ class _Run:
         self.student, self.training, self.folder = student, training, folder
         self.on_progress: OnProgress | None = None
         self.rows = rows_of(student.encoder, examples, training.objective)
+        self.cut = (student.encoder.cut_prompts, student.encoder.cut_targets)
         if not len(self.rows):
             raise InputError(f"{examples.method}: there is no rationale, so {training.objective} has nothing to learn")
-        self.lengths = self.rows.lengths
+        self.lengths, self.longest = self.rows.lengths, int(self.rows.target.lengths.max())
         self.task_weight = task_weights(self.rows, training, examples.teachers)
         self.order = Order(self.rows, training)
         self.steps = training.max_steps or max(math.ceil(training.epochs * self.order.steps_per_epoch), 1)
@@ -161,6 +162,7 @@ class _Run:
         self.bf16 = supported if training.bf16 is None else training.bf16
         self.at, self.best = Progressed(), dict[str, Any]()
         self.unseen: list[torch.Tensor] = []  # losses of steps that nobody has looked at yet
+        self.had: list[tuple[bool, bool]] = []  # and whether they had answers, and rationales
         self.validated: float | None = None
         self.identity = self._identity(examples)
         if folder is not None and (found := checkpoint.read(folder, self.identity, self._state())):
@@ -236,7 +238,8 @@ class _Run:
         self.at.tokens += int(length.sum())
         self.at.rationale_tokens += int(length[explains].sum())
         self.unseen.append(losses)
-        if self.at.step % LOOK_EVERY == 0:
+        self.had.append((bool((~explains).any()), bool(explains.any())))
+        if self.at.step % LOOK_EVERY == 0 or self.device.type == "cpu":
             self._look()
         self.at.seconds += time.perf_counter() - started
         self._tell()
@@ -274,13 +277,13 @@ class _Run:
         if not self.unseen:
             return
         read = torch.stack(self.unseen).tolist()
+        for (a, b), (answers, rationales) in zip(read, self.had, strict=True):
+            self.at.losses.append((a if answers else math.nan, b if rationales else math.nan))
         self.unseen.clear()
-        has_answers, has_rationales = (self.rows.task == 0).any(), (self.rows.task > 0).any()
-        for a, b in read:
-            self.at.losses.append((a if has_answers else math.nan, b if has_rationales else math.nan))
-        recent = np.nansum(self.at.losses[-len(read) :], axis=1).mean()
-        if self.at.step <= LOOK_EVERY and not self.at.first:
-            self.at.first = float(recent)
+        self.had.clear()
+        recent = np.nansum(self.at.losses[-LOOK_EVERY:], axis=1).mean()
+        if self.at.step <= LOOK_EVERY:
+            self.at.first = float(np.nansum(self.at.losses, axis=1).mean())
         if not np.isfinite(read).all() or recent > 3 * self.at.first + 3:
             rate = self.training.rate_for(self.student.spec)
             raise RaffinateError(
@@ -302,7 +305,8 @@ class _Run:
             return
         objective = self.training.objective
         if self.training.select_by == "accuracy":
-            now = evaluate(self.student, self.validation, objective).accuracy
+            room = self.longest + SPARE if objective == "rationale-then-answer" else None
+            now = evaluate(self.student, self.validation, objective, new_tokens=room).accuracy
         else:
             prompts = [PREDICT + p for p in self.validation.prompt]
             rows = rows_of_pairs(self.student.encoder, prompts, self.validation.targets)
@@ -348,13 +352,13 @@ class _Run:
         )
 
     def _notes(self) -> list[str]:
-        encoder, found = self.student.encoder, []
+        (prompts, targets), found = self.cut, []
         if self.validation is None:
             found.append("no labelled validation questions: the last weights were kept, not the best")
-        if encoder.cut_prompts:
-            found.append(f"{encoder.cut_prompts} prompts were longer than max_input and lost their beginning")
-        if encoder.cut_targets:
-            found.append(f"{encoder.cut_targets} targets were cut at max_target")
+        if prompts:
+            found.append(f"{prompts} prompts were longer than max_input and lost their beginning")
+        if targets:
+            found.append(f"{targets} targets were cut at max_target")
         return found
 
 

@@ -89,7 +89,11 @@ class Aggregate(ShowsGold):
     def _singles(self, corpus: Corpus) -> Purified:
         """The best single rationale of each question."""
         scores = self.score(corpus)
-        return best_of(scores, corpus, self.seed, NOBODY_RIGHT if self.gold else NO_ANSWER)
+        kept = best_of(scores, corpus, self.seed, NO_ANSWER)
+        wrong = corpus.labelled if self.gold else np.zeros(len(corpus), np.bool_)
+        lone = (corpus.usable.sum(axis=1) == 1) & (kept.teacher < 0) & ~wrong  # kept also if its answer is unread
+        why = {r: NOBODY_RIGHT if wrong[r] and w == NO_ANSWER else w for r, w in kept.rejected.items() if not lone[r]}
+        return Purified(np.where(lone, corpus.usable.argmax(axis=1), kept.teacher), kept.score, rejected=why)
 
     def _must_reach(self, corpus: Corpus) -> dict[int, str]:
         """Row -> the only answer that a merged rationale may reach."""
@@ -152,7 +156,8 @@ def _read(question: Asked, said: Said, must: str | None, judge: str, words: int)
     problem = next((why for why, found in problems.items() if found), None)
     if problem or answer.value is None:
         return problem or ""
-    given = [must] if must is not None else [c.answer for c in question.candidates if c.answer is not None]
+    reached_by_some = [c.answer for c in question.candidates if c.answer is not None]
+    given = [must] if must is not None else reached_by_some or [answer.value]
     same = next((a for a in given if same_answer(answer.value, a, question.task)), None)
     if same is None:
         reached = written(answer.value, question.task)

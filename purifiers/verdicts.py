@@ -1,8 +1,8 @@
 """Read what judges say: a score, a vote, a confidence. What cannot be read is None: masked, never guessed.
 
-A verdict is the last line that the prompt asks for, ``Score: 4``. Without it a reply counts only if it is nothing but
-the verdict (``4``). Two verdicts that differ are none, and so is a number out of range or of another scale (``11/5``,
-``8/10``).
+A verdict is the line that the prompt asks for, ``Score: 4``; words may follow the number, other numbers may not.
+Without it a reply counts only if it is nothing but the verdict (``4``). Two verdicts that differ are none, and so is a
+number out of range or of another scale (``11/5``, ``8/10``; ``0.9`` for a confidence in per cent).
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ def score(text: str, low: float = 1, high: float = 5) -> float | None:
 
 def confidence(text: str) -> float | None:
     """A confidence within 0 and 100; ``85%`` is 85."""
-    return _number(text, ("confidence",), 0, 100)
+    value = _number(text, ("confidence",), 0, 100)
+    return None if value is not None and 0 < value < 1 else value
 
 
 def _number(text: str, cues: tuple[str, ...], low: float, high: float) -> float | None:
     cue = rf"\b(?:{'|'.join(cues)})\b[\s*_\"'`]*(?::|=|\bis\b)[\s*_\"'`(\[]*"
     said = re.findall(cue + r"([^\n]*)", text, re.IGNORECASE)
-    values = {_whole(rest, low, high) for rest in said or [text]}
+    rest = r"[^\d]*" if said else ""
+    values = {_whole(line, rest, low, high) for line in said or [text]}
     return values.pop() if len(values) == 1 else None
 
 
-def _whole(text: str, low: float, high: float) -> float | None:
-    """The number that the text consists of, its scale and decoration aside."""
-    match = re.fullmatch(_NUMBER + _SCALE, text.strip(_DECORATION))
+def _whole(text: str, rest: str, low: float, high: float) -> float | None:
+    """The number that the text consists of, its scale, its decoration and the ``rest`` (a pattern) aside."""
+    match = re.fullmatch(_NUMBER + _SCALE + rest, text.strip(_DECORATION))
     if match is None or (match[2] is not None and float(match[2]) != high) or (match[3] and high != 100):
         return None
     value = float(match[1])

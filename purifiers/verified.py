@@ -27,6 +27,7 @@ from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import accuracy
 from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
+from purifiers.equipment import BEST
 from purifiers.gold_first import NOBODY_RIGHT
 from purifiers.words import own_support, read
 from schemas.corpus import Corpus
@@ -97,7 +98,7 @@ class Verified(Purifier):
     ) -> tuple[dict[int, Synthesis], dict[int, str]]:
         """Rationales from somebody who was shown gold, with their notes; what they settle leaves ``rejected``."""
         asker = asker_of(self)
-        judge = asker.check(self._best or corpus.teachers[0] if self.judge == "best" else str(self.judge))
+        judge = asker.check(self._best or corpus.teachers[0] if self.judge == BEST else str(self.judge))
         prompt, part = Prompt.load("teacher-forced"), corpus.take(rows)
         gold = [part.vocabulary[int(code)].as_py() for code in part.gold]
         questions = part.asked()

@@ -96,13 +96,13 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
     k, at = np.maximum(place, 0), np.arange(len(question))
     signs, there = readings.signs[question], readings.there[question]
     own = np.take_along_axis(signs, k[:, None, None, None], axis=2)[:, :, 0]
-    rivals = np.where(readings.is_option[question][:, None, :, None], signs, 0)
+    rivals: Floats = np.where(readings.is_option[question][:, None, :, None], signs, 0)
     rivals[at, :, k] = 0  # signs are never below 0: a rival that is not there counts as one without support
     lead = own - rivals.max(axis=2)
     mistakes, option = readings.mistakes[question], readings.about[question, k]
     pros, cons = voted & there, ~voted & there
     for_it = [_mean(own, pros), _mean(lead, pros)]
-    blank = ~pros.any(axis=1)
+    blank = np.asarray(~pros.any(axis=1))
     columns = [*for_it, _mean(own, cons), _mean(mistakes[:, :, None], pros), np.where(blank[:, None], 0, option)]
     return np.where(known[:, None], np.concatenate(columns, axis=1), 0.0).astype(np.float64)
 

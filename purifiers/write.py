@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from purifiers.base import Purified, Purifier
 from purifiers.votes import agreement, conflict
+from purifiers.weights import agreement_weight, teacher_importance
 from schemas.corpus import UNREAD, Corpus
 from schemas.database import connect
 from schemas.errors import WorkspaceError
@@ -57,7 +58,7 @@ def write_purified(workspace: Workspace, corpus: Corpus, purifier: Purifier, kep
     Raises:
         WorkspaceError: the disk is full, or two responses have the same key.
     """
-    rows = _Rows(corpus, purifier, kept, fingerprint)
+    rows = _Rows(corpus, purifier, kept, fingerprint, teacher_importance(corpus))
     with told_disk_errors(workspace.path), ExitStack() as stack:
         purified = stack.enter_context(swapped_folder(workspace.purified_dir(purifier.name), workspace.aside))
         rejected = stack.enter_context(swapped_folder(workspace.rejected_dir(purifier.name), workspace.aside))
@@ -165,6 +166,7 @@ class _Rows:
     purifier: Purifier
     kept: Purified
     fingerprint: str
+    importance: npt.NDArray[np.float32]
 
     def rejected(self) -> Iterator[tuple[str, pa.Table]]:
         """Rejected questions with their reasons, by split."""
@@ -198,6 +200,8 @@ class _Rows:
             pa.array([sorted(self.purifier.looks_at)] * len(rows), pa.list_(pa.string())),
             _floats(agreement(part, code)),
             _floats(conflict(part)),
+            _floats(agreement_weight(part, column, code)),
+            _floats(self._importance(column, rows)),
             _texts(self.kept.notes, rows),
             self.fingerprint,
         ]
@@ -228,6 +232,14 @@ class _Rows:
         sample = part.sample[np.repeat(np.arange(len(rows)), counts), flat]
         pairs = [self._teachers(flat), pa.array(sample, pa.int32())]
         return _lists(counts, pa.StructArray.from_arrays(pairs, ["teacher_id", "sample_idx"]))
+
+    def _importance(self, column: Rows, rows: Rows) -> npt.NDArray[np.float32]:
+        """The importance of each pick's teacher; the mean over the parents of a synthesised rationale."""
+        found = self.importance[column]
+        made = self.kept.synthesised
+        for i in np.flatnonzero(column < 0):
+            found[i] = self.importance[list(made[int(rows[i])].teachers)].mean()
+        return found
 
     def _probabilities(self, rows: Rows) -> pa.Array:
         if self.kept.probabilities is None:

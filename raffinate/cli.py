@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,10 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AllowSecret = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MARK", help="Let pass what looks like a secret and is none; may be repeated."),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
@@ -40,6 +44,10 @@ Judging = Annotated[
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+WithStudent = Annotated[
+    str | None,
+    typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -191,6 +199,10 @@ def build(
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
     batch: AsBatch = False,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -198,6 +210,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    Example:  raffinate build recipe.yaml --engine ray
 
     With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
@@ -214,7 +228,13 @@ def build(
         show.note(warning)
     with show.BuildProgress() as progress:
         summary = build_project(
-            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, batch=batch
+            project,
+            progress,
+            route=choice,
+            max_cost_usd=max_cost,
+            max_requests=max_requests,
+            batch=batch,
+            engine=engine,
         )
     _describe(project.workspace)
     _show_build(summary, json)
@@ -390,6 +410,7 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -401,10 +422,12 @@ def purify(
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
 
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
+
+    Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish
     from raffinate import show
-    from raffinate.equip import asker_for, equip, with_judges
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
@@ -413,7 +436,8 @@ def purify(
     purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
         asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        corpus, kept = publish(opened, equip(purifier, asker), folds=folds, seed=seed)
+        learner = student_for([purifier], opened, student, seed=seed)
+        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -437,6 +461,7 @@ def evaluate(
     transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    student: WithStudent = None,
     judge: Judges = None,
     recipe: Judging = None,
     max_cost: MaxCost = None,
@@ -450,7 +475,7 @@ def evaluate(
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
     from raffinate import show
-    from raffinate.equip import asker_for, equip
+    from raffinate.equip import asker_for, equip, student_for
     from raffinate.evaluation import Look, show_closer
     from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
@@ -464,7 +489,9 @@ def evaluate(
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        found = measure(opened, corpus, [equip(m, asker) for m in chosen], look, progress.step)
+        learner = student_for(chosen, opened, student, seed=seed)
+        equipped = [equip(m, asker, student=learner) for m in chosen]
+        found = measure(opened, corpus, equipped, look, progress.step)
     if json:
         return show.as_json(found)
     show.evaluations(found, on)
@@ -479,6 +506,9 @@ def audit(
     meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -489,15 +519,20 @@ def audit(
     from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
+    opened, settings = Workspace.open(workspace), _settings(setting)
+    corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.step(f"auditing {method}"):
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        learner = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
@@ -534,7 +569,7 @@ def distill(
     Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
     """
     from raffinate import show
-    from raffinate.train_student import as_dict, shown, train_student
+    from raffinate.distilling import as_dict, shown, train_student
 
     settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
     wanted = _listed(teachers) or None
@@ -666,6 +701,7 @@ def verify(
     ] = None,
     meaning: Annotated[bool, typer.Option("--meaning", help="Also look for equal meaning (needs [routers]).")] = False,
     language: Annotated[str | None, typer.Option(help="ISO code texts should be in.", show_default=False)] = None,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Look at a workspace before others do: schema, orphans, secrets, personal data, duplicates, train-test overlap.
@@ -683,7 +719,13 @@ def verify(
         from purifiers.encoder import embed
 
         encode = embed
-    found = look(Workspace.open(workspace), benchmarks=benchmark or (), encode=encode, language=language)
+    found = look(
+        Workspace.open(workspace),
+        benchmarks=benchmark or (),
+        encode=encode,
+        language=language,
+        allow_secrets=allow_secret or (),
+    )
     show.as_json([asdict(f) for f in found]) if json else show.findings(found)
     raise typer.Exit(int(any(f.level == "error" for f in found)))
 
@@ -701,6 +743,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back and compare.")] = True,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Publish a workspace as a Hugging Face dataset; the token comes from HF_TOKEN or  hf auth login.
@@ -723,5 +766,6 @@ def push(
         yes=yes,
         tag=tag,
         check=check,
+        allow_secrets=allow_secret or (),
     )
     show.as_json(asdict(done)) if json else show.pushed(done)

@@ -1,36 +1,93 @@
-"""Hand a purifier what it needs beside the corpus, going by its signals: teachers and judges that it can ask."""
+"""Hand a purifier what it needs beside the corpus, going by its signals: teachers and judges to ask, and a student."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from pydantic import ValidationError
+
 from builders.asker import Asker
 from purifiers.base import Signal
 from purifiers.registry import method
-from raffinate.recipe import NAME, Recipe, load_recipe
+from raffinate.recipe import NAME, Recipe, load_recipe, told
+from schemas.corpus import Corpus
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
     from builders.progress import OnProgress
     from purifiers.base import Purifier
+    from purifiers.equipment import Student
     from schemas.workspace import Workspace
 
 
-def equip(purifier: Purifier, asker: Asker | None = None, folder: Path | None = None) -> Purifier:
+def equip(
+    purifier: Purifier, asker: Asker | None = None, folder: Path | None = None, student: Student | None = None
+) -> Purifier:
     """A copy of the purifier that may use these, as far as its signals say that it does.
 
     Args:
         purifier: any method; one that needs nothing stays as it is.
         asker: who can be asked, for a method that looks at `Signal.LLM`.
         folder: where relative paths in its settings start; the working directory by default.
+        student: for a method that looks at `Signal.STUDENT`.
     """
     equipment = purifier.equipment
+    if Signal.STUDENT in purifier.looks_at:
+        equipment = replace(equipment, student=student)
     if Signal.LLM in purifier.looks_at:
         equipment = replace(equipment, asker=asker, folder=folder or Path())
     return purifier.equipped(equipment)
+
+
+def student_for(
+    purifiers: Sequence[Purifier],
+    workspace: Workspace,
+    wanted: str | Mapping[str, Any] | None,
+    folder: Path | None = None,
+    seed: int = 0,
+) -> Student | None:
+    """The student of methods that look at one; None if none does, or none is wanted (they say so themselves).
+
+    Args:
+        purifiers: who will look at it.
+        workspace: on whose texts the tokenizer of a tiny student is trained.
+        wanted: a model id, a folder or `tiny-...`; or settings of `distill.spec.StudentSpec`.
+        folder: where a relative folder starts; the working directory by default.
+        seed: of weights that are made.
+
+    Raises:
+        InputError: a student is given to methods that need none, or it cannot be one.
+        MissingExtraError: transformers is not installed.
+    """
+    if wanted is None:
+        return None
+    if not any(Signal.STUDENT in p.looks_at for p in purifiers):
+        names = ", ".join(p.name for p in purifiers)
+        raise InputError(f"{names} looks at no student: leave out the student that is given")
+    from distill.protocol import student_for as make
+    from distill.spec import StudentSpec
+
+    settings = {"model": wanted} if isinstance(wanted, str) else dict(wanted)
+    here = (folder or Path()) / Path(str(settings.get("model", ""))).expanduser()
+    if settings.get("model") and here.is_dir():
+        settings["model"] = str(here.resolve())
+    try:
+        spec = StudentSpec(**settings)
+    except ValidationError as error:
+        raise InputError(f"student: {told(error, StudentSpec)}") from None
+    student: Student = make(spec, _texts(workspace) if spec.is_tiny else (), seed)
+    return student
+
+
+def _texts(workspace: Workspace) -> list[str]:
+    """What is asked and said in a workspace."""
+    corpus = Corpus.of(workspace)
+    options = [text for choices in corpus.choice_texts() for text in choices.values()]
+    return [*corpus.question_texts(), *options, *corpus.rationale_texts(*np.nonzero(corpus.usable))]
 
 
 def asker_for(  # noqa: PLR0913  the last by name only

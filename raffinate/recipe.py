@@ -23,7 +23,8 @@ from builders.sandbox.faults import Fault
 from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
 from cards.spec import CardSpec
-from purifiers.base import Purifier
+from purifiers.base import Purifier, Signal
+from purifiers.equipment import BEST
 from purifiers.registry import method
 from schemas.errors import InputError, nearest
 from schemas.workspace import Workspace, told_disk_errors
@@ -60,6 +61,14 @@ class BuildSection(_Section):
         default=30.0, ge=0, description="how long a teacher that only fails is tried again (seconds)"
     )
     cache: str | None = Field(default=None, description="journal file to share with other workspaces")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="`ray` asks from the machines of a Ray cluster; see docs/scale.md"
+    )
+    workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="processes that ask, with Ray; by default one a machine, and as many vLLM as its GPUs hold",
+    )
 
     def settings(self, base: Path) -> Settings:
         """As the builder takes them; ``base`` is the recipe's folder."""
@@ -71,10 +80,13 @@ class BuildSection(_Section):
 
 
 class MethodSection(_Section):
-    """One purifier with its settings: a name, or a mapping with ``method`` and the settings."""
+    """One purifier with its settings: a name, or a mapping with ``method``, its ``student`` and the settings."""
 
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    student: str | dict[str, Any] | None = Field(
+        default=None, description="for a method that looks at one: a model id, a folder, or settings of a student"
+    )
 
     def purifier(self) -> Purifier:
         """The unfitted purifier.
@@ -89,7 +101,8 @@ def _method(value: Any) -> Any:
     if isinstance(value, str):
         return {"method": value}
     if isinstance(value, dict) and "settings" not in value:
-        return {"method": value.get("method"), "settings": {k: v for k, v in value.items() if k != "method"}}
+        own = {k: value[k] for k in ("method", "student") if k in value}
+        return {**own, "settings": {k: v for k, v in value.items() if k not in own}}
     return value
 
 
@@ -137,12 +150,31 @@ class Recipe(_Section):
         check_teachers((*self.teachers, *self.judges))
         return self
 
+    @model_validator(mode="after")
+    def _judges_are_known(self) -> Self:
+        known = [t.id for t in (*self.teachers, *self.judges)]
+        for section in self.purify:
+            purifier = section.purifier()
+            one = getattr(purifier, "judge", None)
+            if one is None and "judge" in type(purifier).model_fields and Signal.LLM in purifier.looks_at:
+                raise ValueError(f"method '{section.method}' asks an LLM: name it, like  judge: {known[-1]}")
+            for name in (*getattr(purifier, "judges", ()), *((one,) if one and one != BEST else ())):
+                if name not in known:
+                    raise ValueError(
+                        f"method '{section.method}' asks '{name}'{nearest(name, known)}, who is neither under teachers "
+                        f"nor under judges: they are {', '.join(known)}"
+                    )
+        return self
+
     @field_validator("purify")
     @classmethod
     def _methods_are_known(cls, sections: tuple[MethodSection, ...]) -> tuple[MethodSection, ...]:
         for section in sections:
             if not section.purifier().publishable:
                 raise ValueError(f"method '{section.method}' serves evaluation alone; a run judges by it anyway")
+            if (Signal.STUDENT in section.purifier().looks_at) != (section.student is not None):
+                need = "looks at no student: leave it out" if section.student else "needs a student: add  student: ..."
+                raise ValueError(f"method '{section.method}' {need}")
         names = [s.method for s in sections]
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice:
@@ -255,6 +287,12 @@ def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
         path = part.get(key)
         if isinstance(path, str) and not path.startswith(("~", "${")):
             part[key] = os.path.relpath(old / path, new)
+    for part in raw.get("purify") or ():
+        student = part.get("student") if isinstance(part, dict) else None
+        holder, key = (student, "model") if isinstance(student, dict) else (part, "student")
+        path = holder.get(key) if student else None
+        if isinstance(path, str) and (old / path).is_dir():
+            holder[key] = os.path.relpath(old / path, new)
 
 
 def _without_secrets(value: Any) -> Any:

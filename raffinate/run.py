@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builders.build import BuildSummary, build
 from builders.examples import draw_examples, read_examples
 from builders.progress import OnProgress
 from builders.prompt import BUILT_IN, Prompt
+from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
 from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
 from purifiers.run import publish
-from raffinate.equip import asker_of, equip
+from raffinate.equip import asker_of, equip, student_for
 from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
@@ -116,11 +117,11 @@ def open_project(path: str | os.PathLike[str], *, create: bool = False) -> Proje
     if not create:
         return Project(recipe, source, base, Workspace.open(folder))
     Prompt.load(prompt_name(recipe, base))  # a mistake there is told before anything is written
-    questions = None if source.resolve() == (folder / NAME).resolve() else load_questions(recipe.questions, base)
+    parts = None if source.resolve() == (folder / NAME).resolve() else load_parts(recipe.questions, base)
     project = Project(recipe, source, base, Workspace.create(folder))
-    if questions is not None:
+    if parts is not None:
         with project.workspace.lock():
-            project.workspace.write_questions(questions)
+            write_parts(project.workspace, parts, recipe.questions, base)
             keep_recipe(source, project.workspace)
     return project
 
@@ -140,7 +141,8 @@ def read_project(path: str | os.PathLike[str]) -> tuple[Recipe, pa.Table]:
 
 def question_warnings(project: Project) -> list[str]:
     """What is odd, but not wrong, about the questions."""
-    return [note.message for note in question_notes(project.workspace.read_questions())]
+    parts = project.workspace.question_parts(["dataset", "question", "answer"])
+    return [note.message for note in question_notes(parts)]
 
 
 def build_project(  # noqa: PLR0913  all but the first two by name only
@@ -151,6 +153,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
     max_cost_usd: float | None = None,
     max_requests: int | None = None,
     batch: bool = False,
+    engine: Literal["local", "ray"] | None = None,
 ) -> BuildSummary:
     """Ask the recipe's teachers what has no answer yet; see `builders.build.build`.
 
@@ -159,7 +162,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
         on_progress: see `builders.build.build`.
         route: who is asked what; everybody everything by default.
         max_cost_usd: in place of the recipe's, which None leaves (US dollars).
-        max_requests: likewise.
+        max_requests, engine: likewise.
         batch: see `Project.teachers`.
     """
     settings = project.recipe.build.settings(project.base)
@@ -167,6 +170,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
         settings,
         max_cost_usd=settings.max_cost_usd if max_cost_usd is None else max_cost_usd,
         max_requests=settings.max_requests if max_requests is None else max_requests,
+        engine=engine or settings.engine,
     )
     with project.serving():
         teachers = project.teachers(batch=batch)
@@ -217,7 +221,10 @@ def run(
 def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
-    cost, sent = built.run.cost_usd or 0.0, sum(t.answered + t.failed + t.repeats for t in built.run.teachers)
+    cost, sent = (
+        built.run.cost_usd or 0.0,
+        sum(t.answered + t.follow_ups + t.failed + t.repeats for t in built.run.teachers),
+    )
     asker = asker_of(
         project.recipe,
         project.workspace,
@@ -226,7 +233,12 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
         max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
-    return [equip(section.purifier(), asker, project.base) for section in project.recipe.purify]
+    found = []
+    for section in project.recipe.purify:
+        purifier = section.purifier()
+        student = student_for([purifier], project.workspace, section.student, project.base)
+        found.append(equip(purifier, asker, project.base, student))
+    return found
 
 
 def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:

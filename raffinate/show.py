@@ -353,7 +353,7 @@ def report(found: RunReport) -> None:
     """A whole run: who was asked, where they disagree, how each method chose, where everything lies."""
     from builders.questions import question_notes
 
-    for remark in question_notes(found.workspace.read_questions()):
+    for remark in question_notes(found.workspace.question_parts(["dataset", "question", "answer"])):
         note(remark.message)
     built(found.build)
     accuracies(found.workspace)
@@ -416,7 +416,7 @@ def _asked(workspace: Workspace, method: str) -> list[dict[str, Any]]:
 
 ASKED = """
 SELECT judge_id AS judge, count(*) AS requests, count(*) FILTER (status = 'failed') AS failed,
-       count(*) FILTER (verdict IS NULL) AS unread, sum(cost_usd) AS cost_usd,
+       count(*) FILTER (verdict IS NULL) AS unread, round(sum(cost_usd), 9) AS cost_usd,
        judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
 FROM calls
 """

@@ -185,6 +185,22 @@ PURIFIED = Table(
             null="fewer than two answers read",
         ),
         Field(
+            "agreement_weight",
+            pa.float32(),
+            "weight of the row in training by agreement: 1 / (1 + 4 * share of the other teachers' read answers that "
+            "differ from the kept one); 1 = all agree, 0.2 = none does",
+            null="no answer read, or no other teacher's",
+            unit="0..1",
+        ),
+        Field(
+            "teacher_importance",
+            pa.float32(),
+            "weight of the row in training by its teacher: the teacher's accuracy on train questions, shrunk towards "
+            "the teachers' mean, over the best teacher's; the mean of the parents where it is synthesised",
+            null="no train question says who was right",
+            unit="0..1",
+        ),
+        Field(
             "note",
             _s,
             "what is out of the ordinary: a merged rationale not taken, gold shown, ...",

@@ -96,7 +96,8 @@ def train_student(  # noqa: PLR0913  as many as the command has
 
 def _folder_name(method: str, spec: StudentSpec, training: Training, teachers: Sequence[str] | None) -> str:
     """The same for the same training, so that an interrupted one is found again."""
-    digest = hashlib.sha256(orjson.dumps([spec.model_dump(), training.model_dump(), list(teachers or ())]))
+    settings = training.model_dump(exclude={"tokens_per_pass", "checkpoint_every"})  # they change no weight
+    digest = hashlib.sha256(orjson.dumps([spec.model_dump(), settings, list(teachers or ())]))
     return f"{method.replace(':', '-')}-{digest.hexdigest()[:8]}"
 
 

@@ -1,8 +1,8 @@
 """The engine of a build: pulls requests from the plans and asks every teacher at once, each at its own pace.
 
-One `_Asker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is in
-flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is sent
-again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
+One `TeacherAsker` per teacher walks its own plan, so a slow or parked teacher holds nobody up, and memory holds what is
+in flight, not the plan. A request waits for the breaker, the budget and the gate (`builders.flow`), is sent, and is
+sent again by one policy; its outcome is committed to the journal before anything else happens, and then counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
@@ -25,6 +25,7 @@ from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, Snapshot, TeacherProgress
 from builders.requests import Request, Work
 from builders.teacher import Teacher, Vllm
+from builders.vllm_inside import VllmInside
 from builders.vllm_server import Gpus, VllmServer, served
 from schemas.errors import InputError, RaffinateError, TeacherError
 
@@ -41,7 +42,10 @@ GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
 Pick = Callable[[Any, Request], Request | None]
-"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what."""
+"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what; once it is answered, what comes next.
+
+It is asked about a request more than once, so it must not count on being asked once.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Settings:
         max_failed_share: share of failed rows above which the run counts as failed (0..1).
         patience_s: how long a teacher that only fails is probed once the others are done (seconds).
         cache: journal file to share with other workspaces; see `builders.journal.cache_file`.
+        engine: `local` asks from this process, `ray` from the machines of a Ray cluster; see `builders.ray_engine`.
+        workers: how many processes ask, with Ray; by default one a machine, or as many vLLM as its GPUs hold.
     """
 
     max_requests: int | None = None
@@ -61,6 +67,8 @@ class Settings:
     max_failed_share: float = 0.05
     patience_s: float = 20.0
     cache: str | os.PathLike[str] | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
 
 
 def check_limit(settings: Settings, teachers: Sequence[Teacher]) -> None:
@@ -83,7 +91,7 @@ class End:
 
 
 @dataclass(eq=False)
-class _Route:
+class Replica:
     """One replica of one teacher."""
 
     url: str
@@ -120,17 +128,19 @@ class Shared:
         return None
 
 
-class _Asker:
+class TeacherAsker:
     """Asks one teacher everything that `pick` lets through."""
 
-    def __init__(self, plan: Work, pick: Pick, routes: Sequence[_Route], shared: Shared) -> None:
+    def __init__(
+        self, plan: Work, pick: Pick, routes: Sequence[Replica], shared: Shared, pacer: Pacer | None = None
+    ) -> None:
         self.plan, self.teacher = plan, plan.teacher  # of a teacher that we serve, the URL is known once it is up
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
         self.through = self.waits_for_gpus = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._pick, self._routes, self._shared = pick, routes, shared
-        self._pacer = Pacer(self.teacher.requests_per_minute, self.teacher.tokens_per_minute, time.monotonic)
+        self._pacer = pacer or Pacer(self.teacher.requests_per_minute, self.teacher.tokens_per_minute, time.monotonic)
         self._ended = asyncio.Event()
         self._room = asyncio.Semaphore(4 * self.teacher.max_concurrency)  # in flight, or pausing before a repeat
         self._draw = random.Random(self.teacher.id)
@@ -156,13 +166,15 @@ class _Asker:
         """Make ready to ask, once there is something to ask."""
         if self.teacher.vllm:
             await self._serve(stack, self.teacher.vllm)
+        if isinstance(self._server, VllmInside):
+            return Client(self.teacher, self._server)
         return Client(self.teacher, await stack.enter_async_context(transport(self.teacher, shared)))
 
     async def _serve(self, stack: AsyncExitStack, spec: Vllm) -> None:
         """Start the teacher's server when its GPUs are free; what prevents it ends the teacher."""
         log = self.plan.workspace.private / "logs" / f"vllm-{self.teacher.id}.log"
-        self._server = VllmServer(self.teacher, spec, log)
-        self._routes = [_Route(self._server.url, Gate(self.teacher.max_concurrency, time.monotonic), _breaker())]
+        self._server = (VllmInside if spec.in_process else VllmServer)(self.teacher, spec, log)
+        self._routes = [Replica(self._server.url, Gate(self.teacher.max_concurrency, time.monotonic), _breaker())]
         self.teacher = self.teacher.model_copy(update={"base_url": (self._server.url,)})
         self.waits_for_gpus = True
         while self.end is None and not self._shared.gpus.take(spec.gpus):
@@ -201,7 +213,7 @@ class _Asker:
                     yield planned, request
             await asyncio.sleep(0)
 
-    async def _admit(self) -> tuple[_Route, int] | None:
+    async def _admit(self) -> tuple[Replica, int] | None:
         """Wait until a request may be sent; None if the teacher is ended first."""
         while self.end is None:
             reached = self._shared.spent()
@@ -226,7 +238,7 @@ class _Asker:
             route.gate.give_back()
         return None
 
-    def _least_busy(self) -> _Route | None:
+    def _least_busy(self) -> Replica | None:
         awake = [r for r in self._routes if not r.breaker.parked]
         return min(awake, key=lambda r: r.gate.in_flight, default=None)
 
@@ -235,7 +247,7 @@ class _Asker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
 
-    async def _settle(self, client: Client, planned: Request, request: Request, route: _Route, ticket: int) -> None:
+    async def _settle(self, client: Client, planned: Request, request: Request, route: Replica, ticket: int) -> None:
         """Send a request until it is answered, fails for good or may be sent no more; journal what came of it.
 
         Then send what the answer calls for: the second turn, see `builders.follow_up`.
@@ -271,7 +283,7 @@ class _Asker:
         else:
             await self._settle(client, planned, second, *again)
 
-    async def _send(self, client: Client, request: Request, route: _Route, ticket: int) -> _Sent:
+    async def _send(self, client: Client, request: Request, route: Replica, ticket: int) -> _Sent:
         started = time.perf_counter()
         self.progress.in_flight += 1
         outcome: Reply | Failure | None = None
@@ -288,7 +300,7 @@ class _Asker:
         self._heed(outcome, route)
         return _Sent(outcome, (time.perf_counter() - started) * 1000)
 
-    def _heed(self, outcome: Reply | Failure, route: _Route) -> None:
+    def _heed(self, outcome: Reply | Failure, route: Replica) -> None:
         """Draw the consequences of an outcome for the teacher as a whole."""
         if isinstance(outcome, Failure) and outcome.error_class in ("connection", "server", "timeout"):
             route.breaker.failed(outcome.message)
@@ -317,6 +329,12 @@ class _Asker:
         """Seconds since every replica has been parked; 0 while one is not."""
         since = [r.breaker.parked_since for r in self._routes if r.breaker.parked_since is not None]
         return time.monotonic() - max(since) if len(since) == len(self._routes) else 0.0
+
+    def give_up_after(self, patience_s: float) -> None:
+        """End the teacher if it has been parked for longer, or never answered at all."""
+        if self.parked_for() > (patience_s if self.progress.heard else min(patience_s, NEVER_ANSWERED_S)):
+            said = self.parked_because()
+            self.stop(End("parked", f"teacher '{self.teacher.id}' does not answer and was given up ({said})"))
 
     def stop(self, end: End) -> None:
         """Send nothing more to this teacher."""
@@ -385,7 +403,7 @@ class Engine:
         self._idle = [TeacherProgress(p.teacher.id, p.rows, cached=p.rows) for p in plans if p.teacher.id in done]
         self._asked = [plan for plan in plans if plan.teacher.id not in done]
         self._shared = Shared(journal, settings)
-        self._askers: list[_Asker | BatchAsker] = []
+        self._askers: list[TeacherAsker | BatchAsker] = []
         self._started, self._finished = time.monotonic(), 0.0
         self.interrupted = False
 
@@ -421,8 +439,8 @@ class Engine:
             if plan.teacher.batch or BatchLog(self._shared.journal).open(plan.teacher.endpoint, plan.teacher.model):
                 self._askers.append(BatchAsker(plan, self._pick, self._shared))
                 continue
-            routes = [_Route(url, gates[url], _breaker()) for url in plan.teacher.base_url]
-            self._askers.append(_Asker(plan, self._pick, routes, self._shared))
+            routes = [Replica(url, gates[url], _breaker()) for url in plan.teacher.base_url]
+            self._askers.append(TeacherAsker(plan, self._pick, routes, self._shared))
         try:
             with self._signals():
                 await self._ask_all()
@@ -456,10 +474,7 @@ class Engine:
         if len({*waiting, *idle}) < len(self._askers):
             return
         for asker in waiting:
-            patience = self._shared.settings.patience_s
-            if asker.parked_for() > (patience if asker.progress.heard else min(patience, NEVER_ANSWERED_S)):
-                said = asker.parked_because()
-                asker.stop(End("parked", f"teacher '{asker.teacher.id}' does not answer and was given up ({said})"))
+            asker.give_up_after(self._shared.settings.patience_s)
 
     def _report(self) -> None:
         if self._on_progress:

@@ -53,7 +53,7 @@ class _Tried(NamedTuple):
 
 
 class BatchAsker:
-    """Asks one teacher everything that `pick` lets through; has the face of `builders.ask._Asker`.
+    """Asks one teacher everything that `pick` lets through; has the face of `builders.ask.TeacherAsker`.
 
     A teacher that is no longer asked in batches is, as long as it has some under way.
     """
@@ -81,9 +81,8 @@ class BatchAsker:
         """Nothing: a batch is waited for as long as it takes."""
         return None
 
-    def parked_for(self) -> float:
-        """No time."""
-        return 0.0
+    def give_up_after(self, patience_s: float) -> None:
+        """Never, as it is never parked."""
 
     def stop(self, end: End) -> None:
         """Send nothing more, and wait no longer; what is under way goes on at the server."""
@@ -352,7 +351,10 @@ class BatchAsker:
         if failure.error_class == "not_found":
             return End("not_found", f"teacher '{self.teacher.id}': {url} has no Batch API ({failure.message})")
         kind = "parked" if failure.error_class in RETRIED else failure.error_class
-        return End(kind, f"teacher '{self.teacher.id}': the Batch API of {url} does not work ({failure.message})")
+        help_ = ": lower batch.max_bytes" if failure.message.startswith("HTTP 413") else ""
+        return End(
+            kind, f"teacher '{self.teacher.id}': the Batch API of {url} does not work ({failure.message}){help_}"
+        )
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but wake when the teacher is ended."""

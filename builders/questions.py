@@ -17,7 +17,7 @@ happens to them:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -101,13 +101,22 @@ def to_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     return table.cast(schema)
 
 
-def question_notes(questions: pa.Table) -> list[Note]:
-    """Return what is worth knowing about a table of questions: stems that repeat, questions without gold."""
+def question_notes(questions: pa.Table | Iterable[pa.Table]) -> list[Note]:
+    """Return what is worth knowing about questions: stems that repeat, questions without gold.
+
+    Args:
+        questions: a table, or its parts; of each part no more than a hash per question is kept.
+    """
     import polars as pl
 
-    frame = pl.DataFrame(questions.select(["dataset", "question", "answer"]))
-    repeated = frame.height - frame.select(pl.struct("dataset", "question").n_unique()).item()
-    unlabelled = frame["answer"].null_count()
+    stems, unlabelled = [], 0
+    parts: Iterable[Any] = [questions] if hasattr(questions, "schema") else questions
+    for part in parts:
+        frame = pl.DataFrame(part.select(["dataset", "question", "answer"]))
+        stems.append(frame.select(pl.struct("dataset", "question").hash()).to_series())
+        unlabelled += frame["answer"].null_count()
+    hashes = pl.concat(stems)
+    repeated = hashes.len() - hashes.n_unique()
     notes = []
     if repeated:
         message = (

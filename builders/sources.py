@@ -102,14 +102,19 @@ def load_questions(source: QuestionSource, base_dir: Path) -> pa.Table:
     import polars as pl
 
     rows, name, shares = _rows(source, base_dir)
-    shares = source.split_by_hash or (shares if source.split is None else None)
-    names = source.split if isinstance(source.split, dict) else {}
-    fixed = source.split if isinstance(source.split, str) else None
-    rule = SplitRule(shares, fixed, names, source.seed)
-    frame = to_questions(rows, Defaults(source.dataset or name, source.task, source.domain), rule)
+    defaults = Defaults(source.dataset or name, source.task, source.domain)
+    frame = to_questions(rows, defaults, split_rule(source, shares))
     if source.limit:
         frame = frame.filter(pl.int_range(pl.len()).over("split") < source.limit)
     return to_table(frame, QUESTIONS.arrow)
+
+
+def split_rule(source: QuestionSource, shares: Mapping[str, float] | None = None) -> SplitRule:
+    """The source's rule of splits; ``shares`` are those of a set without usable splits."""
+    shares = source.split_by_hash or (shares if source.split is None else None)
+    names = source.split if isinstance(source.split, dict) else {}
+    fixed = source.split if isinstance(source.split, str) else None
+    return SplitRule(shares, fixed, names, source.seed)
 
 
 def _rows(source: QuestionSource, base_dir: Path) -> tuple[pl.DataFrame, str, Mapping[str, float] | None]:
@@ -119,14 +124,14 @@ def _rows(source: QuestionSource, base_dir: Path) -> tuple[pl.DataFrame, str, Ma
         return _preset_rows(source, preset, base_dir), source.preset, preset.shares
     if source.hub is not None:
         rows = _stacked(_hub_frames(source.hub, source.config, source.revision, base_dir), source.hub)
-        return _renamed(rows, source.columns), source.hub.rstrip("/").rsplit("/", 1)[-1], None
+        return renamed(rows, source.columns), source.hub.rstrip("/").rsplit("/", 1)[-1], None
     if source.sandbox is not None:
         return _sandbox_rows(source.sandbox), "sandbox", None
     path = str(source.path)
-    return _renamed(read_files(path, base_dir), source.columns), find_files(path, base_dir)[0].stem, None
+    return renamed(read_files(path, base_dir), source.columns), find_files(path, base_dir)[0].stem, None
 
 
-def _renamed(rows: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
+def renamed(rows: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
     """Name the columns as our fields; a column of the source that is mapped elsewhere gives up our name."""
     import polars as pl
 

@@ -76,7 +76,7 @@ class Batch(_Spec):
 
 
 class Vllm(_Spec):
-    """A vLLM server that raffinate starts for the teacher, and stops when it has asked it everything.
+    """A vLLM that raffinate starts for the teacher, and stops when it has asked it everything.
 
     Nothing of this is part of a request's identity: name another ``revision`` when you change how the model is served
     in a way that changes its answers (a quantisation, say).
@@ -88,8 +88,13 @@ class Vllm(_Spec):
         description="GPUs to use, over which the model is split; null is all of them, [] is none. Teachers that share "
         "a GPU are served one after another",
     )
-    port: int | None = Field(default=None, gt=0, le=65535, description="null takes a free one")
-    args: tuple[str, ...] = Field(default=(), description="more arguments of the server, such as --max-model-len 4096")
+    in_process: bool = Field(
+        default=False,
+        description="use vLLM's Python API in a process of its own, without a server between: for batch jobs on one "
+        "machine; raise max_concurrency with it",
+    )
+    port: int | None = Field(default=None, gt=0, le=65535, description="of the server; null takes a free one")
+    args: tuple[str, ...] = Field(default=(), description="more arguments of vLLM, such as --max-model-len 4096")
     env: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False, description="environment variables")
     start_timeout_s: float = Field(default=1800, gt=0, description="until it is healthy, downloads included (seconds)")
     restarts: int = Field(default=2, ge=0, description="how often it is started again when it dies in a run")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from schemas.errors import TeacherError
 
@@ -52,7 +52,7 @@ def _clash(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> bool:
 
 
 class VllmServer:
-    """One server of one teacher.
+    """One server of one teacher. `builders.vllm_inside` is the same without HTTP.
 
     Args:
         teacher: has a ``vllm`` section.
@@ -73,12 +73,16 @@ class VllmServer:
     @property
     def command(self) -> list[str]:
         """What is run."""
+        module = [self._spec.python, "-m", "vllm.entrypoints.openai.api_server"]
+        where = ["--model", self._teacher.model, "--host", "127.0.0.1", "--port", str(self._port)]
+        return [*module, *where, *self._options]
+
+    @property
+    def _options(self) -> list[str]:
         revision = ["--revision", self._teacher.revision] if self._teacher.revision else []
         gpus = len(self._spec.gpus or ())
         split = ["--tensor-parallel-size", str(gpus)] if gpus > 1 else []
-        module = [self._spec.python, "-m", "vllm.entrypoints.openai.api_server"]
-        where = ["--model", self._teacher.model, "--host", "127.0.0.1", "--port", str(self._port)]
-        return [*module, *where, *revision, *split, *self._spec.args]
+        return [*revision, *split, *self._spec.args]
 
     def _environment(self) -> dict[str, str]:
         env = os.environ | {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"} | self._spec.env
@@ -97,25 +101,30 @@ class VllmServer:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self.command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=asyncio.subprocess.STDOUT,
-                    env=self._environment(),
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-                )
+                self._process = await self._run(log)
             except OSError as error:
                 raise self._failed(f"{self._spec.python} cannot be run ({error.strerror})") from None
         deadline = asyncio.get_running_loop().time() + self._spec.start_timeout_s
         while going() and not await self._is_healthy():
             if self._process.returncode is not None:
-                raise self._failed(f"vLLM ended with code {self._process.returncode} before it was ready")
+                raise self._failed(self._why_ended(self._process.returncode))
             if asyncio.get_running_loop().time() > deadline:
                 raise self._failed(f"vLLM was not ready within {self._spec.start_timeout_s:g} s")
             await asyncio.sleep(POLL_S)
         self.healthy.set()
+
+    async def _run(self, log: BinaryIO, **pipes: Any) -> asyncio.subprocess.Process:
+        given: dict[str, Any] = {"stdin": asyncio.subprocess.DEVNULL, "stdout": log, "stderr": log} | pipes
+        return await asyncio.create_subprocess_exec(
+            *self.command,
+            **given,
+            env=self._environment(),
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+    def _why_ended(self, code: int) -> str:
+        return f"vLLM ended with code {code} before it was ready"
 
     async def _is_healthy(self) -> bool:
         import aiohttp
@@ -141,6 +150,7 @@ class VllmServer:
         for left in range(self._spec.restarts, -1, -1):
             if self._process is not None:
                 await self._process.wait()
+                self._signal(signal.SIGKILL)  # what it started may outlive it, and hold the GPUs
             self.healthy.clear()
             if not left:
                 raise self._failed(f"vLLM died {self._spec.restarts + 1} times")
@@ -149,14 +159,18 @@ class VllmServer:
 
     async def stop(self) -> None:
         """End it and all that it started."""
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+            self._signal(number)
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), STOP_S)
+                await asyncio.wait_for(self._process.wait(), STOP_S)
+
+    def _signal(self, number: int) -> None:
+        """Tell it and all that it started."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
 
 @asynccontextmanager

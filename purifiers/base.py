@@ -8,7 +8,7 @@ which gold answers is not its business: `purifiers.run` hands it a corpus with e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -38,6 +38,8 @@ class Signal(StrEnum):
 
 
 NO_RESPONSE = "no teacher has a usable response"
+BLOCK = 20_000
+"""Questions scored at a time by a method that looks at texts."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class Purifier(BaseModel, ABC):
         return copy
 
     @property
+    def gives_chances(self) -> bool:
+        """Whether the probability that it gives a teacher is the chance that this teacher's answer is right."""
+        return False
+
+    @property
     def student(self) -> Student:
         """The student it was handed.
 
@@ -201,6 +208,18 @@ def choose(scores: Scores, probabilities: Scores | None = None, *, why_none: str
         probabilities=probabilities,
         rejected=dict.fromkeys(np.flatnonzero(empty).tolist(), why_none),
     )
+
+
+def blocks(corpus: Corpus) -> Iterator[Corpus]:
+    """The corpus, `BLOCK` questions at a time."""
+    for start in range(0, len(corpus), BLOCK):
+        yield corpus.take(np.arange(start, min(start + BLOCK, len(corpus))))
+
+
+def by_blocks(score: Callable[[Corpus], Scores], corpus: Corpus) -> Scores:
+    """Score block by block: memory for texts and vectors depends on the block, not on the corpus."""
+    parts = [score(part) for part in blocks(corpus)]
+    return np.concatenate(parts) if parts else np.zeros(corpus.usable.shape, np.float32)
 
 
 def overrule(kept: Purified, rows: npt.NDArray[np.int64], scores: Scores, why_none: Mapping[int, str]) -> Purified:

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.best_teacher import accuracy
 from purifiers.encoder import DEFAULT_ENCODER, embed
-from purifiers.fine_tune import Encoder, FineTuning, Lesson, fine_tune, or_default
+from purifiers.fine_tune import Encoder, FineTuning, Lesson, encoder_of, fine_tune, or_default
 from purifiers.train_head import Arrays, Rows, Training, hold_out, train
 from schemas.corpus import Corpus
 
@@ -105,13 +105,17 @@ class Classifier(Purifier):
             "outer_bias": np.zeros(teachers, np.float32),
         }
 
+    @property
+    def gives_chances(self) -> bool:
+        """With ``multi`` they are; a softmax tells who is likelier than whom."""
+        return self.labels == "multi"
+
     def score(self, corpus: Corpus) -> Scores:
         """The logits; a teacher that was not there at the fit has none, and is not chosen."""
-        texts = corpus.question_texts()
-        if self.fine_tune is None:
-            vectors = embed(texts, self.encoder)
-        else:
-            vectors = Encoder.restored(self._learned, self.fine_tune).vectors(texts)
+        encode = encoder_of(self.encoder, self.fine_tune, self._learned)
+        return by_blocks(lambda part: self._score(part, encode(part.question_texts())), corpus)
+
+    def _score(self, corpus: Corpus, vectors: Floats) -> Scores:
         inner = np.tanh(vectors @ self.learned("inner").T + self.learned("inner_bias"))
         logits = inner @ self.learned("outer").T + self.learned("outer_bias")
         return self.among_teachers(logits, corpus)

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -63,8 +64,19 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def _encode(texts: list[str], encoder: str) -> Vectors:
-    vectors = load_encoder(encoder).encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, np.float32)
+    vectors = _fast(encoder).encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+    return unit(np.asarray(vectors, np.float32))
+
+
+@cache
+def _fast(encoder: str) -> SentenceTransformer:
+    """The model, in bfloat16 where the CPU computes in it: two to three times as fast."""
+    model = load_encoder(encoder)
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    fast = model.device.type == "cpu" and (has.get("avx512_bf16") or has.get("amx_bf16"))
+    return deepcopy(model).bfloat16() if fast else model  # a copy: who trains the model wants it as it was
 
 
 @cache

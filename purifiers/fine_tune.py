@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from purifiers.encoder import model_folder, reported
+from purifiers.encoder import Vectors, embed, model_folder, reported
 from purifiers.train_head import Arrays, Rows, batches
 
 if TYPE_CHECKING:
@@ -150,6 +150,13 @@ class Encoder:
                 part = order[start : start + batch]
                 found[part] = self([texts[i] for i in part]).cpu().numpy()
         return found
+
+
+def encoder_of(
+    name: str, settings: FineTuning | None, state: Mapping[str, npt.NDArray[Any]]
+) -> Callable[[Sequence[str]], Vectors]:
+    """What turns a fitted router's texts into (N, D) vectors: a frozen encoder, or the one that it fine-tuned."""
+    return Encoder.restored(state, settings).vectors if settings else lambda texts: embed(texts, name)
 
 
 @dataclass(frozen=True)

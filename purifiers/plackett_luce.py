@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.encoder import DEFAULT_ENCODER, embed, unit
 from schemas.corpus import Corpus
 
@@ -74,7 +74,7 @@ class PlackettLuce(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """xi, in nats: the difference of two scores is the log-odds that one teacher beats the other."""
-        return self.among_teachers(self.rank(corpus.question_texts()), corpus)
+        return by_blocks(lambda part: self.among_teachers(self.rank(part.question_texts()), part), corpus)
 
     def purify(self, corpus: Corpus) -> Purified:
         """Keep the highest score; give the softmax over the teachers that answered."""

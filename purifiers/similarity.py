@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
-from purifiers.encoder import DEFAULT_ENCODER, embed, unit
-from purifiers.fine_tune import Encoder, FineTuning, Lesson, fine_tune, or_default
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
+from purifiers.encoder import DEFAULT_ENCODER, Vectors, embed, unit
+from purifiers.fine_tune import Encoder, FineTuning, Lesson, encoder_of, fine_tune, or_default
 from purifiers.train_head import Arrays, Rows, Training, hold_out, train
 from schemas.corpus import Corpus
 
@@ -107,13 +107,12 @@ class Similarity(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """Cosine over temperature; a teacher that was not there at the fit has none, and is not chosen."""
-        teachers = self.learned("teachers")
-        texts = corpus.question_texts()
-        if self.fine_tune is None:
-            h = embed(texts, self.encoder) @ self.learned("adapter").T
-        else:
-            h = Encoder.restored(self._learned, self.fine_tune).vectors(texts)
-        cosine = unit(h) @ unit(teachers).T / self.temperature
+        encode = encoder_of(self.encoder, self.fine_tune, self._learned)
+        return by_blocks(lambda part: self._score(part, encode(part.question_texts())), corpus)
+
+    def _score(self, corpus: Corpus, vectors: Vectors) -> Scores:
+        h = vectors @ self.learned("adapter").T if self.fine_tune is None else vectors
+        cosine = unit(h) @ unit(self.learned("teachers")).T / self.temperature
         return self.among_teachers(cosine, corpus)
 
     def purify(self, corpus: Corpus) -> Purified:

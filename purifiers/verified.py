@@ -25,10 +25,11 @@ from builders.read_answer import grade, read_answer
 from purifiers.asking import asker_of
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import accuracy
-from purifiers.consensus import Consensus, own_support
+from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
 from purifiers.equipment import BEST
 from purifiers.gold_first import NOBODY_RIGHT
+from purifiers.words import own_support, read
 from schemas.corpus import Corpus
 
 TOLD = re.compile(
@@ -122,7 +123,7 @@ class Verified(Purifier):
         scores = np.where(right, 1.0, np.nan)
         if len(several):
             part = corpus.take(several)
-            own = own_support(part, right[several]) if self.encoder is None else self._typical(part, right[several])
+            own = own_support(read(part)) if self.encoder is None else self._typical(part, right[several])
             scores[several] += own
         return scores.astype(np.float32)
 

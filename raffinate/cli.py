@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,10 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AllowSecret = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MARK", help="Let pass what looks like a secret and is none; may be repeated."),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
@@ -195,6 +199,10 @@ def build(
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
     batch: AsBatch = False,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Ask every teacher every question that has no answer yet. Ctrl-C loses nothing; run it again to go on.
@@ -202,6 +210,8 @@ def build(
     Example:  raffinate build recipe.yaml --max-cost 20
 
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
+
+    Example:  raffinate build recipe.yaml --engine ray
 
     With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
@@ -218,7 +228,13 @@ def build(
         show.note(warning)
     with show.BuildProgress() as progress:
         summary = build_project(
-            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, batch=batch
+            project,
+            progress,
+            route=choice,
+            max_cost_usd=max_cost,
+            max_requests=max_requests,
+            batch=batch,
+            engine=engine,
         )
     _describe(project.workspace)
     _show_build(summary, json)
@@ -437,6 +453,12 @@ def evaluate(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
+    ] = False,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
     student: WithStudent = None,
@@ -448,13 +470,14 @@ def evaluate(
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
-    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,plackett-luce --on test --json
+    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as measure
     from raffinate import show
     from raffinate.equip import asker_for, equip, student_for
+    from raffinate.evaluation import Look, show_closer
+    from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -463,11 +486,16 @@ def evaluate(
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
     chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
-        found = measure(corpus, [equip(m, asker, student=learner) for m in chosen], on=on, seed=seed)
-    show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
+        equipped = [equip(m, asker, student=learner) for m in chosen]
+        found = measure(opened, corpus, equipped, look, progress.step)
+    if json:
+        return show.as_json(found)
+    show.evaluations(found, on)
+    show_closer(found)
 
 
 @app.command()
@@ -475,6 +503,7 @@ def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
     setting: Settings = None,
+    meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     judge: Judges = None,
@@ -487,6 +516,7 @@ def audit(
     Example:  raffinate audit my-dataset --method consensus
     """
     from purifiers.audit import audit as look
+    from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
     from raffinate.equip import asker_for, equip, student_for, with_judges
@@ -501,9 +531,9 @@ def audit(
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
         asker = asker_for([purifier], opened, recipe, progress)
-        made = student_for([purifier], opened, student, seed=seed)
-        kept = choose(equip(purifier, asker, student=made), corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.looks_at)).to_dict()
+        learner = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 
@@ -671,6 +701,7 @@ def verify(
     ] = None,
     meaning: Annotated[bool, typer.Option("--meaning", help="Also look for equal meaning (needs [routers]).")] = False,
     language: Annotated[str | None, typer.Option(help="ISO code texts should be in.", show_default=False)] = None,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Look at a workspace before others do: schema, orphans, secrets, personal data, duplicates, train-test overlap.
@@ -688,7 +719,13 @@ def verify(
         from purifiers.encoder import embed
 
         encode = embed
-    found = look(Workspace.open(workspace), benchmarks=benchmark or (), encode=encode, language=language)
+    found = look(
+        Workspace.open(workspace),
+        benchmarks=benchmark or (),
+        encode=encode,
+        language=language,
+        allow_secrets=allow_secret or (),
+    )
     show.as_json([asdict(f) for f in found]) if json else show.findings(found)
     raise typer.Exit(int(any(f.level == "error" for f in found)))
 
@@ -706,6 +743,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back and compare.")] = True,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Publish a workspace as a Hugging Face dataset; the token comes from HF_TOKEN or  hf auth login.
@@ -728,5 +766,6 @@ def push(
         yes=yes,
         tag=tag,
         check=check,
+        allow_secrets=allow_secret or (),
     )
     show.as_json(asdict(done)) if json else show.pushed(done)

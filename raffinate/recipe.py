@@ -61,6 +61,14 @@ class BuildSection(_Section):
         default=30.0, ge=0, description="how long a teacher that only fails is tried again (seconds)"
     )
     cache: str | None = Field(default=None, description="journal file to share with other workspaces")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="`ray` asks from the machines of a Ray cluster; see docs/scale.md"
+    )
+    workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="processes that ask, with Ray; by default one a machine, and as many vLLM as its GPUs hold",
+    )
 
     def settings(self, base: Path) -> Settings:
         """As the builder takes them; ``base`` is the recipe's folder."""

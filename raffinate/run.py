@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builders.build import BuildSummary, build
 from builders.examples import draw_examples, read_examples
 from builders.progress import OnProgress
 from builders.prompt import BUILT_IN, Prompt
+from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
 from builders.teacher import Batch, Teacher
@@ -116,11 +117,11 @@ def open_project(path: str | os.PathLike[str], *, create: bool = False) -> Proje
     if not create:
         return Project(recipe, source, base, Workspace.open(folder))
     Prompt.load(prompt_name(recipe, base))  # a mistake there is told before anything is written
-    questions = None if source.resolve() == (folder / NAME).resolve() else load_questions(recipe.questions, base)
+    parts = None if source.resolve() == (folder / NAME).resolve() else load_parts(recipe.questions, base)
     project = Project(recipe, source, base, Workspace.create(folder))
-    if questions is not None:
+    if parts is not None:
         with project.workspace.lock():
-            project.workspace.write_questions(questions)
+            write_parts(project.workspace, parts, recipe.questions, base)
             keep_recipe(source, project.workspace)
     return project
 
@@ -140,7 +141,8 @@ def read_project(path: str | os.PathLike[str]) -> tuple[Recipe, pa.Table]:
 
 def question_warnings(project: Project) -> list[str]:
     """What is odd, but not wrong, about the questions."""
-    return [note.message for note in question_notes(project.workspace.read_questions())]
+    parts = project.workspace.question_parts(["dataset", "question", "answer"])
+    return [note.message for note in question_notes(parts)]
 
 
 def build_project(  # noqa: PLR0913  all but the first two by name only
@@ -151,6 +153,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
     max_cost_usd: float | None = None,
     max_requests: int | None = None,
     batch: bool = False,
+    engine: Literal["local", "ray"] | None = None,
 ) -> BuildSummary:
     """Ask the recipe's teachers what has no answer yet; see `builders.build.build`.
 
@@ -159,7 +162,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
         on_progress: see `builders.build.build`.
         route: who is asked what; everybody everything by default.
         max_cost_usd: in place of the recipe's, which None leaves (US dollars).
-        max_requests: likewise.
+        max_requests, engine: likewise.
         batch: see `Project.teachers`.
     """
     settings = project.recipe.build.settings(project.base)
@@ -167,6 +170,7 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
         settings,
         max_cost_usd=settings.max_cost_usd if max_cost_usd is None else max_cost_usd,
         max_requests=settings.max_requests if max_requests is None else max_requests,
+        engine=engine or settings.engine,
     )
     with project.serving():
         teachers = project.teachers(batch=batch)

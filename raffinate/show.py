@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from cards.push import PushPlan, PushReport
     from cards.verify import Finding
     from purifiers.base import Purified, Purifier
-    from purifiers.evaluate import Evaluation
     from raffinate.bring import Brought
     from raffinate.run import RunReport
     from schemas.corpus import Corpus
@@ -221,29 +220,48 @@ FROM answers JOIN questions USING (question_id) WHERE is_correct IS NOT NULL GRO
 """
 
 
-def evaluations(found: Sequence[Evaluation], on: str) -> None:
-    """How each method chose against gold."""
-    paid = any(e.cost_usd is not None for e in found)
+def evaluations(found: Sequence[dict[str, Any]], on: str) -> None:
+    """How each method chose against gold; see `purifiers.evaluate.Evaluation`."""
     rows = [
         (
-            e.method,
-            f"{e.accuracy:.1%}",
-            f"{e.low:.1%} .. {e.high:.1%}",
-            f"{e.coverage:.0%}",
-            None if e.gap_closed is None else f"{e.gap_closed:.2f}",
-            top(e.share),
-            f"{e.entropy:.2f}",
-            *([] if not paid else ["-" if e.cost_usd is None else money(e.cost_usd)]),
+            e["method"],
+            share(e["accuracy"]),
+            f"{e['low']:.1%} .. {e['high']:.1%}",
+            f"{e['coverage']:.0%}",
+            None if e["gap_closed"] is None else f"{e['gap_closed']:.2f}",
+            e["calibration"] and f"{e['calibration']['ece']:.3f} ({e['calibration']['floor']:.3f})",
+            top(e["share"]),
+            f"{e['entropy']:.2f}",
+            f"{e['fit_seconds']:.1f} + {e['choose_seconds']:.1f} s",
+            _cost(e),
         )
         for e in found
     ]
-    names = ["method", "accuracy", "95 % interval", "kept", "gap closed", "chosen most", "entropy"]
-    names += ["cost per row"] if paid else []
     table(
-        f"How each method chose on {on} ({found[0].n:,} questions; some teacher right: {found[0].oracle:.1%})",
-        names,
+        f"How each method chose on {on} ({found[0]['n']:,} questions; some teacher right: {found[0]['oracle']:.1%})",
+        EVALUATED,
         rows,
     )
+
+
+def _cost(e: dict[str, Any]) -> str | None:
+    """Of a row: the responses it needs, and what the method asked for itself."""
+    known = [e[key] for key in ("responses_usd", "cost_usd") if e[key] is not None]
+    return money(sum(known)) if known else None
+
+
+EVALUATED = (
+    "method",
+    "accuracy",
+    "95 % interval",
+    "kept",
+    "gap closed",
+    "ECE (noise)",
+    "chosen most",
+    "entropy",
+    "fit + choose",
+    "cost/row",
+)
 
 
 def top(shares: dict[str, float]) -> str:
@@ -335,13 +353,13 @@ def report(found: RunReport) -> None:
     """A whole run: who was asked, where they disagree, how each method chose, where everything lies."""
     from builders.questions import question_notes
 
-    for remark in question_notes(found.workspace.read_questions()):
+    for remark in question_notes(found.workspace.question_parts(["dataset", "question", "answer"])):
         note(remark.message)
     built(found.build)
     accuracies(found.workspace)
     conflicts(found.workspace)
     if found.evaluations:
-        evaluations(found.evaluations, found.evaluated_on)
+        evaluations([e.to_dict() for e in found.evaluations], found.evaluated_on)
     if found.not_evaluated:
         note(f"not evaluated: {found.not_evaluated}")
     places(found.workspace)

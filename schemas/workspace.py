@@ -19,7 +19,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 from schemas.errors import InputError, RaffinateError, WorkspaceError
 from schemas.parquet import by_split, finish_swaps, read_schema, swapped_folder, write_splits
 from schemas.tables import CALLS, QUESTIONS, RESPONSES, SCHEMA_VERSION, SPLITS, Table
+
+PART_ROWS = 65_536
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -190,9 +192,10 @@ class Workspace:
         finally:
             os.close(handle)
 
-    def write_questions(self, questions: pa.Table) -> dict[str, int]:
-        """Replace the questions; return rows per split. Needs the lock."""
-        return self._replace(self.questions_dir, QUESTIONS, by_split(questions))
+    def write_questions(self, questions: pa.Table | Iterable[pa.Table]) -> dict[str, int]:
+        """Replace the questions by a table, or by its parts; return rows per split. Needs the lock."""
+        parts = [questions] if isinstance(questions, pa.Table) else questions
+        return self._replace(self.questions_dir, QUESTIONS, (pair for part in parts for pair in by_split(part)))
 
     def write_responses(self, teacher_id: str, batches: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
         """Replace one teacher's responses by ``(split, rows)`` batches; return rows per split. Needs the lock."""
@@ -215,6 +218,13 @@ class Workspace:
         if not files:
             raise WorkspaceError(f"{self.path} has no questions yet: run  raffinate build  or  raffinate import  first")
         return pa.concat_tables(pq.read_table(f, columns=QUESTIONS.names) for f in files)
+
+    def question_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the questions, in the order of `read_questions`; memory holds one part."""
+        for file in question_files(self.questions_dir):
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(PART_ROWS, columns=columns):
+                    yield pa.Table.from_batches([batch])
 
 
 def question_files(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Serving teachers ourselves: a real vLLM on the CPU with a tiny model, and a stand-in for what would take it long."""
 
+import json
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ import pytest
 import vllm_env
 from pydantic import ValidationError
 
+from builders import vllm_inside
 from builders.ask import Settings
 from builders.build import build
 from builders.endpoints import check_endpoints
@@ -27,7 +29,6 @@ from schemas.database import query
 from schemas.workspace import Workspace
 
 FREE = Prompt.load("free")
-ROOT = Path(__file__).parent.parent
 
 
 def make(path: Path, n: int) -> Workspace:
@@ -45,27 +46,10 @@ def log_of(workspace: Workspace, teacher: str) -> str:
     return (workspace.private / "logs" / f"vllm-{teacher}.log").read_text()
 
 
-STAND_IN = """#!{python}
-import os, sys, time
-sys.path.insert(0, {root!r})
-from builders.sandbox import SandboxServer
-given = dict(zip(sys.argv[1:], sys.argv[2:]))
-print("args", sys.argv[1:], "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-print("start", time.time(), "pid", os.getpid(), flush=True)
-if "--broken" in sys.argv:
-    sys.exit("no such flag")
-with SandboxServer(port=int(given["--port"]), latency_ms=float(given.get("--latency", 1))):
-    time.sleep(600)
-"""
-
-
 @pytest.fixture
 def stand_in(tmp_path: Path) -> str:
     """An executable that takes vLLM's arguments and serves the sandbox."""
-    file = tmp_path / "python"
-    file.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
-    file.chmod(file.stat().st_mode | stat.S_IEXEC)
-    return str(file)
+    return vllm_env.stand_in(tmp_path / "python")
 
 
 def pids(workspace: Workspace, teacher: str) -> list[int]:
@@ -139,6 +123,62 @@ def test_what_prevents_a_server_is_one_sentence_and_the_others_go_on(tmp_path: P
     assert f"{tmp_path}/none cannot be run (No such file or directory)" in told
 
 
+INSIDE = """#!{python}
+import json, os, sys, time
+print("start", time.time(), "pid", os.getpid(), file=sys.stderr, flush=True)
+if "--none" in sys.argv:
+    sys.exit(3)
+print(json.dumps({{"ready": True}}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "drop" in asked or "--deaf" in sys.argv:
+        print(line, file=sys.stderr, flush=True)
+        continue
+    time.sleep(0.02)
+    message = {{"role": "assistant", "content": "The answer is (A)."}}
+    body = {{"choices": [{{"message": message, "finish_reason": "stop"}}]}}
+    print(json.dumps({{"id": asked["id"], "status": 200, "body": body}}), flush=True)
+"""
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> str:
+    """An executable that speaks as `builders.vllm_worker` does."""
+    file = tmp_path / "inside"
+    file.write_text(INSIDE.format(python=sys.executable))
+    file.chmod(file.stat().st_mode | stat.S_IEXEC)
+    return str(file)
+
+
+def test_vllm_in_process_is_started_again_when_it_dies_and_no_row_is_lost(tmp_path: Path, inside: str) -> None:
+    workspace = make(tmp_path / "ws", 100)
+    teacher = Teacher(id="ada", model="m", vllm=Vllm(python=inside, in_process=True))
+
+    def kill() -> None:
+        while not (workspace.private / "logs").exists() or not pids(workspace, "ada"):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(pids(workspace, "ada")[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = build(workspace, [teacher], FREE)
+    killer.join()
+    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 100}
+    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+
+
+def test_what_prevents_vllm_in_process_is_one_sentence(tmp_path: Path, inside: str) -> None:
+    workspace = make(tmp_path / "ws", 2)
+    none = Teacher(id="none", model="m", vllm=Vllm(python=inside, in_process=True, gpus=(), args=("--none",)))
+    deaf = Vllm(python=inside, in_process=True, gpus=(), args=("--deaf",))
+    late = Teacher(id="late", model="n", vllm=deaf, timeout_s=0.5, max_attempts=3)
+    summary = build(workspace, [none, late], FREE)
+    assert f"{inside} has no vLLM: install raffinate[vllm] there" in " ".join(summary.advice)
+    assert [dict(t.errors) for t in summary.rows] == [{"server": 2}, {"timeout": 2}]
+    assert '"drop"' in log_of(workspace, "late")  # it need not go on with what nobody waits for
+
+
 def test_the_server_is_no_part_of_a_requests_identity(tmp_path: Path) -> None:
     workspace = make(tmp_path / "ws", 1)
 
@@ -146,6 +186,7 @@ def test_the_server_is_no_part_of_a_requests_identity(tmp_path: Path) -> None:
         plan = Plan(workspace, Teacher(id="t", model="m", **fields), FREE)
         return next(r.hash for _, batch in plan.batches() for r in batch)
 
+    assert identity(vllm={}) == identity(vllm={"in_process": True})
     assert identity(vllm={"port": 1}) == identity(vllm={"args": ["--swap-space", "1"]})
     assert identity(vllm={}) != identity(base_url="http://localhost/v1")
     assert identity(vllm={}) != identity(vllm={}, revision="2")
@@ -187,6 +228,12 @@ def running(real: Vllm, model: str, tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
+TOLD = (
+    "question_id, sample_idx, request_hash, status, finish_reason, prompt_tokens, completion_tokens, raw_text, "
+    "rationale, predicted_answer, params"
+)
+
+
 @pytest.mark.timeout(1200)
 def test_a_real_vllm_is_started_asked_and_stopped(real: Vllm, model: str, tmp_path: Path) -> None:
     workspace = make(tmp_path / "ws", 8)
@@ -202,6 +249,48 @@ def test_a_real_vllm_is_started_asked_and_stopped(real: Vllm, model: str, tmp_pa
     assert "/health" in log_of(workspace, "tiny")
     assert build(workspace, [teacher], FREE).run.teachers[0].cached == 16
     assert log_of(workspace, "tiny").count("Started server process") == 1
+
+    inside = make(tmp_path / "inside", 8)
+    same = teacher.model_copy(update={"vllm": real.model_copy(update={"in_process": True})})
+    assert build(inside, [same], FREE).exit_code == 0, log_of(inside, "tiny")[-2000:]
+    told = f"SELECT {TOLD} FROM responses ORDER BY question_id, sample_idx"
+    assert rows(inside, told) == rows(workspace, told)  # the same engine without HTTP: same rows, same cache
+    means = "SELECT mean_logprob AS m FROM responses ORDER BY question_id, sample_idx"
+    assert [r["m"] for r in rows(inside, means)] == pytest.approx([r["m"] for r in rows(workspace, means)], abs=1e-4)
+
+
+@pytest.mark.timeout(1200)
+def test_the_worker_answers_like_the_server(real: Vllm, model: str, tmp_path: Path) -> None:
+    def body(**fields: Any) -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": "Which bird?"}], "max_tokens": 24} | fields
+
+    schema = {"type": "object", "properties": {"result": {"enum": ["A", "B"]}}, "required": ["result"]}
+    bodies = {
+        1: body(temperature=0, structured_outputs={"json": schema}),
+        2: body(max_tokens=100_000),
+        3: body(messages=[{"role": "user", "content": "word " * 2000}]),
+        4: body(temperature="hot"),
+        5: body(ignore_eos=True, max_tokens=400),
+        6: body(temperature=0, logprobs=True, stop=["a"], chat_template_kwargs={"x": 1}),
+    }
+    lines = [json.dumps({"id": number, "body": asked}) for number, asked in bodies.items()]
+    lines.append(json.dumps({"drop": 5}))
+    worker = [real.python, vllm_inside.WORKER, "--model", model, *vllm_env.ARGS, "--reasoning-parser", "deepseek_r1"]
+    worker += ["--structured-outputs-config.enable_in_reasoning", "true"]
+    pipe, log, env = subprocess.PIPE, (tmp_path / "log").open("wb"), os.environ | vllm_env.ENV
+    with log, subprocess.Popen(worker, stdin=pipe, stdout=pipe, stderr=log, env=env, text=True) as process:
+        assert json.loads(process.stdout.readline()) == {"ready": True}, (tmp_path / "log").read_text()[-2000:]
+        process.stdin.write("\n".join(lines) + "\n")
+        process.stdin.flush()
+        said = {each["id"]: each for each in (json.loads(process.stdout.readline()) for _ in range(5))}
+        process.stdin.close()
+        assert process.wait(60) == 0
+        assert process.stdout.read() == ""  # what was dropped is never answered
+    assert {number: each["status"] for number, each in said.items()} == {1: 200, 2: 400, 3: 400, 4: 400, 6: 200}
+    assert "max_tokens" in said[2]["body"]["error"]["message"]
+    (held,), (free,) = said[1]["body"]["choices"], said[6]["body"]["choices"]
+    assert held["message"]["reasoning"].startswith("{") and not held["message"]["content"]  # it never stopped thinking
+    assert free["logprobs"]["content"][0]["logprob"] < 0 and "a" not in free["message"]["reasoning"]
 
 
 @pytest.mark.timeout(1200)

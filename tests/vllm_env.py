@@ -35,6 +35,7 @@ folder = sys.argv[1]
 bpe = ByteLevelBPETokenizer()
 bpe.train_from_iterator(["the answer is (A) because every bird can fly and so on"] * 20, vocab_size=400,
                         special_tokens=["<|end|>"])
+bpe.add_tokens(["<think>", "</think>"])
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|end|>", pad_token="<|end|>")
 tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}assistant:"
 tokenizer.save_pretrained(folder)
@@ -42,6 +43,27 @@ torch.manual_seed(0)
 shape = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
 Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), max_position_embeddings=512, **shape)).save_pretrained(folder)
 """
+
+
+STAND_IN = """#!{python}
+import os, sys, time
+sys.path.insert(0, {root!r})
+from builders.sandbox import SandboxServer
+given = dict(zip(sys.argv[1:], sys.argv[2:]))
+print("args", sys.argv[1:], "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+print("start", time.time(), "pid", os.getpid(), flush=True)
+if "--broken" in sys.argv:
+    sys.exit("no such flag")
+with SandboxServer(port=int(given["--port"]), latency_ms=float(given.get("--latency", 1))):
+    time.sleep(600)
+"""
+
+
+def stand_in(file: Path) -> str:
+    """Write an executable that takes vLLM's arguments and serves the sandbox."""
+    file.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
+    file.chmod(0o755)
+    return str(file)
 
 
 def environment() -> Path:

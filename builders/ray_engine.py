@@ -1,0 +1,389 @@
+"""The engine of a build on a Ray cluster: the driver plans and commits, workers ask.
+
+The driver walks the plans, hands small blocks of missing requests to the workers (`builders.ray_worker`), and commits
+what comes back to the journal, which lies on its own disk as ever. So rows, hashes, cache and resuming are those of
+`builders.ask`; what a worker or the driver loses by dying are the blocks that were under way.
+
+Ray actors, not Ray Data: its HTTP processor cannot keep what a run promises (figures in docs/findings.md), and a
+dataset wants all its input when it starts, while a plan is made as it is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from builders.ask import GRACE_S, TICK_S, End, Pick, Settings
+from builders.journal import Answered, Failed, Journal, Record, now_ms
+from builders.progress import OnProgress, Snapshot, TeacherProgress
+from builders.ray_worker import Done, Worker, gpus_of, packed
+from builders.requests import Plan, Request
+from builders.teacher import Teacher
+from schemas.errors import InputError, MissingExtraError, TeacherError
+
+BLOCK_ROWS = 64
+LOOK_ROWS = 2048  # planned at a time before replies are looked at again
+TRIES = 3  # how often a worker may die, and a block with it
+CLOSE_S = 30
+
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without GPUs keeps its environment
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # its agents end so soon after a driver that was killed
+}
+
+
+Pair = tuple[Request, Request]
+"""A planned request, and what is sent for it: itself, changed by a retry, or its second turn."""
+
+
+@dataclass(eq=False)
+class _Block:
+    asker: _Teacher
+    worker: _Seat
+    pairs: list[Pair]
+    allowance: int | None
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A worker and how much it has to do."""
+
+    actor: Any
+    blocks: Counter[str] = field(default_factory=Counter)
+
+
+class _Teacher:
+    """One teacher of a run: its plan, as blocks, and how far it is."""
+
+    def __init__(self, plan: Plan, seats: Sequence[_Seat]) -> None:
+        self.plan, self.teacher, self.seats = plan, plan.teacher, seats
+        self.progress = TeacherProgress(plan.teacher.id, plan.rows)
+        self.end: End | None = None
+        self.through = False
+        self.second_turns: list[Pair] = []
+        share = max(1, plan.teacher.max_concurrency // len(seats))
+        self.most_blocks = 2 * -(-share * max(1, len(plan.teacher.base_url)) // BLOCK_ROWS)  # per worker
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to send."""
+        return self.end is not None or (self.through and not self.second_turns)
+
+    def due(self) -> list[Pair]:
+        """A block of second turns, as far as replies have called for them."""
+        block, self.second_turns = self.second_turns[:BLOCK_ROWS], self.second_turns[BLOCK_ROWS:]
+        return block
+
+    def free(self) -> _Seat | None:
+        """The worker with the fewest blocks of this teacher, if it may have one more."""
+        seat = min(self.seats, key=lambda s: s.blocks[self.teacher.id])
+        return seat if seat.blocks[self.teacher.id] < self.most_blocks else None
+
+
+class RayEngine:
+    """One run over some plans; to callers it is `builders.ask.Engine`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InputError: a teacher's key is not given as an environment variable.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  what a run is made of
+        self,
+        plans: Sequence[Plan],
+        journal: Journal,
+        pick: Pick,
+        settings: Settings,
+        on_progress: OnProgress | None,
+        done: Collection[str] = (),
+    ) -> None:
+        self._plans, self._journal, self._pick = plans, journal, pick
+        self._settings, self._on_progress = settings, on_progress
+        self._idle = [TeacherProgress(p.teacher.id, p.rows, cached=p.rows) for p in plans if p.teacher.id in done]
+        self._asked = [plan for plan in plans if plan.teacher.id not in done]
+        self._teachers: list[_Teacher] = []
+        self._under_way: dict[Any, _Block] = {}
+        self._pending: set[str] = set()
+        self._sent = self._reserved = 0
+        self._cost_usd = 0.0
+        self._started, self._finished, self._reported = time.monotonic(), 0.0, 0.0
+        self.interrupted = False
+
+    def run(self) -> None:
+        """Ask everything; returns when every teacher is through or ended."""
+        for plan in self._asked:
+            _check_teacher(plan.teacher)
+        if self._asked:
+            with _ray() as ray, self._signals():
+                for group in _groups(self._asked):
+                    if not self.interrupted:
+                        self._ask_group(ray, group)
+        self._finished = time.monotonic()
+        self._report()
+
+    def _ask_group(self, ray: Any, plans: Sequence[Plan]) -> None:
+        seats = _seats(ray, [plan.teacher for plan in plans], self._settings)
+        teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in plans]
+        self._teachers += teachers
+        try:
+            self._ask_all(ray, teachers)
+        finally:
+            _close(ray, {id(s): s for each in seats.values() for s in each}.values())
+
+    def _ask_all(self, ray: Any, teachers: Sequence[_Teacher]) -> None:
+        feeds = {each: self._blocks(each) for each in teachers}
+        stopped_at: float | None = None
+        while True:
+            if self.interrupted and stopped_at is None:
+                stopped_at = time.monotonic()
+                self._stop(teachers)
+            if stopped_at is not None and (time.monotonic() - stopped_at > GRACE_S or not self._under_way):
+                return
+            fed = stopped_at is None and [self._feed(each, feed) for each, feed in feeds.items()]
+            if not self._under_way:
+                if all(each.finished for each in teachers):
+                    return
+                continue
+            # where a plan is still being looked through, only look whether something has come
+            wait_s = 0.0 if fed and any(fed) else TICK_S
+            ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=wait_s)
+            if ready:
+                ready, _ = ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
+            for ref in ready:
+                self._take(ray, ref)
+            if time.monotonic() - self._reported > TICK_S:
+                self._report()
+
+    def _blocks(self, asker: _Teacher) -> Iterator[list[Pair]]:
+        """Yield blocks of what is to be asked; an empty one after each `LOOK_ROWS` that needed nothing."""
+        plan, looked = asker.plan, 0
+        block: list[Pair] = []
+        for _, requests in plan.batches():
+            for planned in requests:
+                looked += 1
+                if planned.wanted:
+                    request = None if planned.hash in self._pending else self._pick(plan, planned)
+                    if request is None or request.turn > 1 or request.hash in self._pending:
+                        asker.progress.cached += 1
+                    if request is not None and request.hash not in self._pending:
+                        self._pending.add(request.hash)
+                        block.append((planned, request))
+                if len(block) == BLOCK_ROWS or looked >= LOOK_ROWS:
+                    yield block
+                    block, looked = [], 0
+        if block:
+            yield block
+
+    def _feed(self, asker: _Teacher, feed: Iterator[list[Pair]]) -> bool:
+        """Hand one more block to a worker; whether there may be more to hand out at once."""
+        if asker.finished:
+            return False
+        seat = asker.free()
+        if seat is None or not self._may_go_on(asker):
+            return False
+        block: list[Pair] | None = asker.due() or next(feed, None)
+        if block is None:
+            asker.through = True
+            return False
+        if block:
+            self._hand(_Block(asker, seat, block, self._allowance(asker, len(block))))
+        return True
+
+    def _may_go_on(self, asker: _Teacher) -> bool:
+        most, cost = self._settings.max_requests, self._settings.max_cost_usd
+        reached = None
+        if most is not None and self._sent + self._reserved >= most:
+            if self._reserved:
+                return False  # what is under way may need less than it was allowed
+            reached = f"the run may send {most} requests"
+        elif cost is not None and self._cost_usd >= cost:
+            reached = f"the run may cost {cost:g} US dollars"
+        if reached:
+            more = "and more were needed: run the build again with a higher limit"
+            asker.end = End("not_asked", f"{reached}, {more}")
+        return reached is None
+
+    def _allowance(self, asker: _Teacher, rows: int) -> int | None:
+        if self._settings.max_requests is None:
+            return None
+        left = self._settings.max_requests - self._sent - self._reserved
+        return min(left, rows * asker.teacher.max_attempts)
+
+    def _hand(self, block: _Block) -> None:
+        block.worker.blocks[block.asker.teacher.id] += 1
+        block.asker.progress.in_flight += len(block.pairs)
+        self._reserved += block.allowance or 0
+        wires = [(request.hash, request.body) for _, request in block.pairs]
+        ref = block.worker.actor.ask.remote(block.asker.teacher.id, wires, block.allowance)
+        self._under_way[ref] = block
+
+    def _take(self, ray: Any, ref: Any) -> None:
+        """Commit what came of a block, then count it."""
+        block = self._under_way.pop(ref)
+        asker = block.asker
+        block.worker.blocks[asker.teacher.id] -= 1
+        asker.progress.in_flight -= len(block.pairs)
+        self._reserved -= block.allowance or 0
+        try:
+            done: Done = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            done = Done([_lost(request, error) for _, request in block.pairs])
+        self._journal.keep_all(done.records)
+        self._sent += done.requests
+        pairs = {request.hash: (planned, request) for planned, request in block.pairs}
+        for record in done.records:
+            self._count(asker, record, *pairs[record.request_hash])
+        if done.end is not None and asker.end is None:
+            asker.end = done.end
+        # what a limit left unsent may be planned no more, and is asked by the next build
+        self._pending.difference_update(pairs)
+
+    def _count(self, asker: _Teacher, record: Record, planned: Request, request: Request) -> None:
+        progress, price = asker.progress, asker.teacher.price
+        progress.repeats += record.attempts - 1
+        if isinstance(record, Failed):
+            progress.failed += request.turn == 1
+            progress.failures[record.error_class] += 1
+            return
+        assert isinstance(record, Answered)
+        cost = price.cost(record.prompt_tokens, record.completion_tokens) if price else None
+        kind = record.status if request.turn == 1 else "follow_ups"
+        progress.count(kind, record.prompt_tokens, record.completion_tokens)
+        progress.add_cost(cost)
+        self._cost_usd += cost or 0.0
+        if asker.teacher.follow_up and request.turn == 1:
+            second = self._pick(asker.plan, planned)
+            if second is not None and second.hash not in self._pending:
+                self._pending.add(second.hash)
+                asker.second_turns.append((planned, second))
+
+    def _stop(self, teachers: Sequence[_Teacher]) -> None:
+        for each in teachers:
+            each.end = each.end or End("not_asked", "the run was interrupted: run the build again to go on")
+        for seat in {id(s): s for each in teachers for s in each.seats}.values():
+            seat.actor.stop.remote()
+
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        if self._on_progress:
+            self._on_progress(self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        """How far the run is."""
+        counts = {p.teacher_id: p.copy() for p in (*self._idle, *(each.progress for each in self._teachers))}
+        ordered = [counts[plan.teacher.id] for plan in self._plans if plan.teacher.id in counts]
+        return Snapshot((self._finished or time.monotonic()) - self._started, ordered)
+
+    def ends(self) -> dict[str, End]:
+        """The teachers that were ended before their plan was through, and why."""
+        return {each.teacher.id: each.end for each in self._teachers if each.end is not None}
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM end the run in good order; a second one kills it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def interrupt(_: int, __: object) -> None:
+            self.interrupted = True
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in before:
+            signal.signal(number, interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _lost(request: Request, error: Exception) -> Failed:
+    said = f"the worker that asked it died, {TRIES} times over ({type(error).__name__})"
+    return Failed(request.hash, "connection", said, None, TRIES, 0.0, now_ms())
+
+
+def _check_teacher(teacher: Teacher) -> None:
+    if teacher.batch is not None:
+        raise InputError(f"teacher '{teacher.id}' is asked in batches, which one machine sends: leave --engine ray out")
+    if teacher.api_key is not None and teacher.api_key_env is None:
+        raise InputError(
+            f"teacher '{teacher.id}': with Ray, write api_key as ${{NAME}} and set NAME on every machine: keys are "
+            "not sent over the cluster"
+        )
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine meanwhile."""
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MissingExtraError("building with Ray", "ray") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "object_store_memory": 128 << 20}
+    try:
+        ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **local)
+    except Exception as error:  # Ray has no class of its own for it
+        ray.shutdown()
+        raise TeacherError(f"Ray cannot be reached or started: {str(error).splitlines()[0]}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _seats(ray: Any, teachers: Sequence[Teacher], settings: Settings) -> dict[str, list[_Seat]]:
+    """Workers per teacher: those with a URL share one set, each vLLM has its own, on its own GPUs."""
+    from importlib.metadata import version
+
+    def start(asked: Sequence[Teacher], n: int, gpus: float) -> list[_Seat]:
+        actor = ray.remote(Worker).options(
+            num_cpus=0,
+            num_gpus=gpus,
+            max_restarts=TRIES,
+            max_task_retries=TRIES,  # Ray starts a dead worker again and hands it its blocks once more
+            max_concurrency=10_000,
+            scheduling_strategy="SPREAD",
+        )
+        given = [packed(teacher) for teacher in asked]
+        return [_Seat(actor.remote(given, n, settings.patience_s, version("raffinate"))) for _ in range(n)]
+
+    remote = [teacher for teacher in teachers if teacher.vllm is None]
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    seats = dict.fromkeys((t.id for t in remote), start(remote, settings.workers or nodes, 0)) if remote else {}
+    for teacher in teachers:
+        if teacher.vllm is not None:
+            gpus, has = gpus_of(teacher.vllm), int(ray.cluster_resources().get("GPU", 0))
+            if gpus > has:
+                raise InputError(f"teacher '{teacher.id}' takes {gpus} GPUs and the cluster has {has}: add machines")
+            seats[teacher.id] = start([teacher], settings.workers or (has // gpus if gpus else 1), gpus)
+    return seats
+
+
+def _groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Who is asked at once: all teachers with a URL and one vLLM; further ones want its GPUs, and come after it."""
+    served = [plan for plan in plans if plan.teacher.vllm is not None]
+    first = [plan for plan in plans if plan.teacher.vllm is None] + served[:1]
+    return [first, *([plan] for plan in served[1:])]
+
+
+def _close(ray: Any, seats: Collection[_Seat]) -> None:
+    with suppress(ray.exceptions.RayError):
+        ray.wait([seat.actor.close.remote() for seat in seats], num_returns=len(seats), timeout=CLOSE_S)
+    for seat in seats:
+        ray.kill(seat.actor)

@@ -1,0 +1,209 @@
+"""Building on a Ray cluster: a local Ray, with the sandbox as the server. Rows must be those of the default engine."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vllm_env
+import yaml
+
+from builders.ask import Settings
+from builders.build import build, retry
+from builders.prompt import Prompt
+from builders.sandbox import Fault, SandboxServer, questions
+from builders.teacher import Batch, Teacher, Vllm
+from schemas.database import query
+from schemas.errors import InputError, MissingExtraError
+from schemas.workspace import Workspace
+
+FREE = Prompt.load("free")
+ON_RAY = Settings(engine="ray", workers=2, patience_s=1)
+NAMES = ("ada", "bo")
+ROWS = (
+    "SELECT question_id, teacher_id, sample_idx, status, CASE WHEN status <> 'failed' THEN raw_text END AS raw_text, "
+    "predicted_answer, is_correct, request_hash, params, finish_reason, prompt_tokens, completion_tokens, error_class, "
+    "attempts FROM responses ORDER BY ALL"
+)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """One Ray for all tests of the module: a build joins a Ray that its process has already."""
+    ray = pytest.importorskip("ray")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 128 << 20}
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with suppress(Exception):  # a busy machine may not start it within its 30 s
+        ray.init(num_cpus=2, **quiet)
+    if not ray.is_initialized():
+        ray.shutdown()
+        ray.init(num_cpus=2, **quiet)
+    yield ray
+    ray.shutdown()
+
+
+def make(path: Path, n: int) -> Workspace:
+    workspace = Workspace.create(path)
+    with workspace.lock():
+        workspace.write_questions(questions(n))
+    return workspace
+
+
+def rows(workspace: Workspace, sql: str = ROWS) -> list[dict[str, Any]]:
+    return query(workspace, sql).to_pylist()
+
+
+def teachers(server: SandboxServer, **fields: Any) -> list[Teacher]:
+    return [Teacher(id=n, model=f"sandbox/{n}", base_url=server.url, **fields) for n in NAMES]
+
+
+def received(server: SandboxServer) -> int:
+    return sum(t["received"] for t in server.stats()["teachers"].values())
+
+
+def processes(mark: bytes, where: str) -> list[int]:
+    """Processes of which /proc says so."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / where).read_bytes() and b"zombie" not in (folder / "status").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_rows_are_those_of_the_default_engine_faults_included(ray: Any, tmp_path: Path) -> None:
+    faults = [
+        Fault(kind="rate_limit", share=0.1, retry_after=0.1),
+        Fault(kind="server_error", share=0.05),
+        Fault(kind="malformed", share=0.05),
+        Fault(kind="truncation", share=0.05),
+        Fault(kind="empty", match="sister|brother"),
+    ]
+    here, there = make(tmp_path / "here", 150), make(tmp_path / "there", 150)
+    how: dict[str, Any] = {"samples": 2, "params": {"seed": 1, "temperature": 1.0}, "max_attempts": 3}
+    with SandboxServer(faults=faults) as server:
+        local, port = build(here, teachers(server, **how), FREE), int(server.url.split(":")[2].split("/")[0])
+    with SandboxServer(faults=faults, port=port) as server:  # a fresh count of attempts, which draw the faults
+        asked = teachers(server, **how)
+        on_ray = build(there, asked, FREE, ON_RAY)
+        assert rows(there) == rows(here) and len(rows(here)) == 600
+        assert [(t.statuses, t.errors) for t in on_ray.rows] == [(t.statuses, t.errors) for t in local.rows]
+        assert local.rows[0].statuses["truncated"] > 0 and on_ray.run.teachers[0].repeats > 0
+        cut = len(rows(there, "SELECT 1 FROM responses WHERE status = 'truncated'"))
+        again = retry(there, asked, FREE, max_tokens=999, settings=ON_RAY)
+        assert sum(t.answered + t.failed for t in again.run.teachers) == cut
+        before = received(server)
+        build(there, asked, FREE, Settings(engine="ray", max_requests=7))  # those that failed, and no more than allowed
+        assert received(server) - before <= 7
+
+
+def test_second_turns_are_asked_in_the_same_build_and_batches_are_refused(ray: Any, tmp_path: Path) -> None:
+    here, there = make(tmp_path / "here", 30), make(tmp_path / "there", 30)
+    with SandboxServer(faults=[Fault(kind="unread", teacher="ada")]) as server:
+        asked = teachers(server, follow_up=True)
+        build(here, asked, FREE)
+        before = received(server)
+        summary = build(there, asked, FREE, ON_RAY)
+        columns = "question_id, teacher_id, raw_text, follow_up, predicted_answer, attempts, completion_tokens"
+        both = f"SELECT {columns} FROM responses ORDER BY ALL"
+        assert rows(there, both) == rows(here, both) and len(rows(there, both)) == 60
+        assert summary.run.teachers[0].follow_ups > 20 and received(server) == 2 * before
+        build(there, asked, FREE, ON_RAY)
+        assert received(server) == 2 * before
+        with pytest.raises(InputError, match="'ada' is asked in batches"):
+            build(make(tmp_path / "batches", 1), teachers(server, batch=Batch()), FREE, ON_RAY)
+
+
+def test_a_worker_that_dies_costs_nothing_but_requests_asked_again(ray: Any, tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws", 600)
+
+    def kill() -> None:
+        while received(server) < 200:
+            time.sleep(0.02)
+        os.kill(processes(b"ray::Worker", "cmdline")[0], signal.SIGKILL)
+
+    with SandboxServer(latency_ms=100) as server:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        summary = build(workspace, teachers(server, max_concurrency=64), FREE, ON_RAY)
+        killer.join()
+        assert summary.exit_code == 0 and [dict(t.statuses) for t in summary.rows] == [{"ok": 600}] * 2
+        assert received(server) > 1200 and len(rows(workspace)) == 1200
+
+
+def test_a_teacher_that_refuses_or_is_gone_ends_alone(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make(tmp_path / "ws", 30)
+    monkeypatch.setenv("RIGHT_KEY", "right-key")
+    with SandboxServer(api_key="right-key") as server:
+        ada = Teacher(id="ada", model="sandbox/ada", base_url=server.url, api_key="${RIGHT_KEY}")
+        bo = Teacher(id="bo", model="sandbox/bo", base_url=server.url)
+        gone = Teacher(id="gone", model="m", base_url="http://127.0.0.1:9/v1", max_attempts=2)
+        with pytest.raises(InputError, match="write api_key as"):
+            build(workspace, [Teacher(id="x", model="m", base_url=server.url, api_key="literal")], FREE, ON_RAY)
+        # Ray's workers have the environment of the Ray that was started before this variable was set
+        summary = build(workspace, [ada, bo, gone], FREE, ON_RAY)
+    assert dict(summary.rows[1].errors) == {"auth": 30} and set(summary.rows[2].errors) <= {"connection", "parked"}
+    assert summary.exit_code == 1 and "refuses" in " ".join(summary.advice)
+    assert "RIGHT_KEY is not set" in " ".join(summary.advice)
+
+
+def test_a_worker_serves_vllm_and_stops_it(ray: Any, tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws", 20)
+    spec = Vllm(python=vllm_env.stand_in(tmp_path / "python"), gpus=())
+    served = [Teacher(id=name, model=f"sandbox/{name}", vllm=spec) for name in NAMES]
+    summary = build(workspace, served, FREE, ON_RAY)
+    assert summary.exit_code == 0 and [dict(t.statuses) for t in summary.rows] == [{"ok": 20}] * 2
+    assert not processes(str(tmp_path / "python").encode(), "cmdline")
+    many = Teacher(id="many", model="m", vllm=Vllm(gpus=(0, 1)))
+    with pytest.raises(InputError, match="takes 2 GPUs and the cluster has 0"):
+        build(workspace, [many], FREE, ON_RAY)
+
+
+def test_a_killed_driver_leaves_nothing_behind_and_the_next_build_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    make(tmp_path / "ws", 500)
+    mark = f"RAFFINATE_TEST={tmp_path}"
+    env = os.environ | dict([mark.split("=", 1)])
+    with SandboxServer(latency_ms=100) as server:
+        asked = [{"id": n, "model": f"sandbox/{n}", "base_url": server.url, "max_concurrency": 64} for n in NAMES]
+        given = {"workspace": ".", "questions": {"sandbox": {"n": 500}}, "teachers": asked, "build": {"workers": 1}}
+        recipe = tmp_path / "ws" / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(given))
+        command = [sys.executable, "-m", "raffinate", "build", str(recipe), "--engine", "ray", "--json"]
+        killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while received(server) < 400:
+            assert killed.poll() is None
+            time.sleep(0.02)
+        killed.kill()
+        killed.wait()
+        deadline = time.monotonic() + 60
+        while processes(mark.encode(), "environ") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not processes(mark.encode(), "environ")
+        before = received(server)
+        workspace = Workspace.open(tmp_path / "ws")
+        there = [Teacher(**each) for each in asked]
+        assert build(workspace, there, FREE).exit_code == 0  # the default engine goes on where Ray was
+        assert 0 < received(server) - before < 1000 and received(server) <= 1000 + 2 * 4 * 64
+        before = received(server)
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0 and '"ok": 500' in ran.stdout and received(server) == before, ran.stderr
+    assert not processes(mark.encode(), "environ")
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    workspace = make(tmp_path / "ws", 1)
+    with pytest.raises(MissingExtraError, match=r"raffinate\[ray\]"):
+        build(workspace, [Teacher(id="x", model="m", base_url="http://127.0.0.1:9/v1")], FREE, ON_RAY)

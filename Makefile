@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" UV_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL" $(PY) -m uv pip install -q --python $(PY) \
-	  --index-strategy unsafe-best-match -c constraints.txt -e '.[routers,verify,offline,ray]' --group dev
+	  --index-strategy unsafe-best-match -c constraints.txt -e '.[routers,verify,offline,distill,ray]' --group dev
 	touch $@
 
 demo: $(INSTALLED)

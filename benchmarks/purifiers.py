@@ -1,12 +1,14 @@
-"""Purifiers on real teachers' answers: five splits by a hash of the question, gold of the test part unused.
+"""Purifiers on real teachers' answers: five splits of the questions, gold of the test part unused.
 
     python -m benchmarks.purifiers [--sets four,six,commonsense_qa,svamp] [--methods majority,consensus]
-        [--seeds 5] [--train 200] [--data $RAFFINATE_DATA]
+        [--seeds 5] [--random] [--train 200] [--data $RAFFINATE_DATA]
 
-70 % of the questions are train, 30 % test; a row is the mean over the splits, and the standard deviation of the
-accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best on train; "ece" = expected
-calibration error of the kept answers' probabilities, where these are the chance to be right; "worse" counts the splits
-where the method is significantly below the best single teacher (paired bootstrap, 95 %).
+Splits are by a hash of the question, or drawn at random (`--random`). `knn` takes the teacher that was right most often
+on the 150 nearest train questions. 70 % of the questions are train, 30 % test; a row is the mean over the splits, and
+the standard deviation of the accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best on
+train; "ece" = expected calibration error of the kept answers' probabilities, where these are the chance to be right,
+and in brackets what true probabilities would show on as many questions; "worse" counts the splits where the method is
+significantly below the best single teacher (paired bootstrap, 95 %).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +27,11 @@ import pyarrow.compute as pc
 import xxhash
 
 from builders.importer import Selection, read_corpus
-from purifiers.base import Purifier
+from purifiers.base import Purifier, Scores, Signal
 from purifiers.best_teacher import BestTeacher
-from purifiers.comparison import calibration_of, paired
-from purifiers.evaluate import choices_on, is_right, labelled_rows
+from purifiers.comparison import paired
+from purifiers.encoder import embed
+from purifiers.evaluate import calibration_of, choices_on, is_right, labelled_rows
 from purifiers.registry import method
 from schemas.corpus import Corpus
 from schemas.database import refresh
@@ -41,9 +45,18 @@ SETS = {
     "commonsense_qa": ("commonsense_qa", ("palm-540b", "llama3-chatqa-1.5-8b")),
     "svamp": ("svamp", ("palm-540b", "llama3-chatqa-1.5-8b", "flan-t5-large-mentor", "t5-large-mentor")),
 }
-METHODS = ("random", "best-teacher", "majority", "plackett-luce", "similarity", "classifier", "consensus", "oracle")
-CHANCES = {"consensus", "classifier"}
-"""Methods whose probability is the chance that the answer is right."""
+METHODS = (
+    "random",
+    "best-teacher",
+    "majority",
+    "plackett-luce",
+    "similarity",
+    "classifier",
+    "knn",
+    "consensus",
+    "oracle",
+)
+NEAREST = 150
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Split:
     gap: float
     coverage: float
     ece: float
+    floor: float
     seconds: float
     worse: bool
 
@@ -78,8 +92,28 @@ def load(name: str, data: Path, folder: Path) -> Corpus:
     return corpus.take(np.flatnonzero(everyone))
 
 
-def split(corpus: Corpus, seed: int, train: int | None) -> Corpus:
-    test = np.array([xxhash.xxh3_64_intdigest(i.encode(), seed) % 10 >= 7 for i in corpus.question_ids.to_pylist()])
+class Nearest(Purifier):
+    """The teacher that was right most often on the nearest train questions: what a router has to beat."""
+
+    name = "knn"
+    signals = frozenset({Signal.QUESTION})
+    learns = True
+
+    def fit(self, corpus: Corpus) -> Self:
+        vectors = embed(corpus.question_texts())
+        return self.restore({"vectors": vectors, "right": corpus.correct == 1}, corpus.teachers)
+
+    def score(self, corpus: Corpus) -> Scores:
+        cosine = embed(corpus.question_texts()) @ self.learned("vectors").T
+        near = np.argpartition(-cosine, min(NEAREST, cosine.shape[1]) - 1, axis=1)[:, :NEAREST]
+        return self.among_teachers(self.learned("right")[near].mean(axis=1), corpus)
+
+
+def split(corpus: Corpus, seed: int, train: int | None, *, by_hash: bool = True) -> Corpus:
+    if by_hash:
+        test = np.array([xxhash.xxh3_64_intdigest(i.encode(), seed) % 10 >= 7 for i in corpus.question_ids.to_pylist()])
+    else:
+        test = np.random.default_rng(seed).permutation(len(corpus)) >= 0.7 * len(corpus)
     rows = np.flatnonzero(~test)
     if train is not None:
         rows = np.random.default_rng(seed).permutation(rows)[:train]
@@ -97,12 +131,13 @@ def judge(corpus: Corpus, purifier: Purifier) -> Split:
     seconds = time.perf_counter() - started
     right = is_right(part, kept)
     oracle = ((part.correct == 1) & part.usable).any(axis=1).mean()
-    sure = calibration_of(part, kept) if purifier.name in CHANCES else None
+    sure = calibration_of(part, kept) if purifier.gives_chances else None
     return Split(
         accuracy=float(right.mean()),
         gap=float((right.mean() - best.mean()) / (oracle - best.mean())),
         coverage=float((kept.teacher >= 0).mean()),
         ece=sure.ece if sure else np.nan,
+        floor=sure.floor if sure else np.nan,
         seconds=seconds,
         worse=paired(right, best).high < 0,
     )
@@ -113,6 +148,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--random", action="store_true", help="draw the splits at random")
     parser.add_argument("--train", type=int, default=None, help="use so many train questions only")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RAFFINATE_DATA", "../shared/data")))
     args = parser.parse_args()
@@ -122,7 +158,9 @@ def main() -> None:
         for name in args.sets.split(","):
             corpus = load(name, args.data, Path(folder))
             for which in args.methods.split(","):
-                found = [judge(split(corpus, seed, args.train), method(which)()) for seed in range(args.seeds)]
+                purifier = Nearest() if which == "knn" else method(which)()
+                parts = (split(corpus, seed, args.train, by_hash=not args.random) for seed in range(args.seeds))
+                found = [judge(part, purifier) for part in parts]
                 print(row(name, which, found), flush=True)
 
 
@@ -131,7 +169,7 @@ def row(name: str, which: str, found: list[Split]) -> str:
         return float(np.mean([getattr(s, field) for s in found]))
 
     spread = float(np.std([s.accuracy for s in found]))
-    ece = "" if np.isnan(mean("ece")) else f"{mean('ece'):.3f}"
+    ece = "" if np.isnan(mean("ece")) else f"{mean('ece'):.3f} ({mean('floor'):.3f})"
     return (
         f"| {name} | {which} | {mean('accuracy'):.3f} | {spread:.3f} | {mean('gap'):.2f} "
         f"| {mean('coverage'):.3f} | {ece} | {mean('seconds'):.1f} | {sum(s.worse for s in found)} of {len(found)} |"

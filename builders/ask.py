@@ -16,20 +16,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
 from builders.flow import Breaker, Gate, Pacer, backoff_s
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, Snapshot, TeacherProgress
-from builders.requests import Plan, Request
+from builders.requests import Request, Work
 from builders.teacher import Teacher, Vllm
 from builders.vllm_inside import VllmInside
 from builders.vllm_server import Gpus, VllmServer, served
-from schemas.errors import RaffinateError, TeacherError
+from schemas.errors import InputError, RaffinateError, TeacherError
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from builders.batch import BatchAsker
 
 ASK_ROWS = 128
 """Requests planned at a time: few, because planning holds up the answers that arrive."""
@@ -38,8 +41,8 @@ TICK_S = 0.2
 GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
-Pick = Callable[[Plan, Request], Request | None]
-"""Says whether a planned request is to be sent, and as what."""
+Pick = Callable[[Any, Request], Request | None]
+"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,17 @@ class Settings:
     cache: str | os.PathLike[str] | None = None
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
+
+
+def check_limit(settings: Settings, teachers: Sequence[Teacher]) -> None:
+    """Refuse a limit of the cost where a price is unknown.
+
+    Raises:
+        InputError: names the teachers without a price.
+    """
+    unpriced = [teacher.id for teacher in teachers if teacher.price is None]
+    if settings.max_cost_usd is not None and unpriced:
+        raise InputError(f"the cost of {', '.join(unpriced)} is unknown, so no limit can be kept: give a price")
 
 
 @dataclass(frozen=True)
@@ -96,21 +110,17 @@ class Shared:
 
     journal: Journal
     settings: Settings
-    pending: dict[str, TeacherAsker] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
     gpus: Gpus = field(default_factory=Gpus)
     requests: int = 0
     cost_usd: float = 0.0
-
-    def keep(self, record: Record) -> None:
-        """Commit an outcome, then count it."""
-        self.journal.keep(record)
-        self.pending.pop(record.request_hash).count(record)
+    reserved_usd: float = 0.0  # what batches under way may still cost
 
     def spent(self) -> str | None:
         """Say which limit is reached, if one is."""
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
             return f"the run may send {self.settings.max_requests} requests"
-        if self.settings.max_cost_usd is not None and self.cost_usd >= self.settings.max_cost_usd:
+        if self.settings.max_cost_usd is not None and self.cost_usd + self.reserved_usd >= self.settings.max_cost_usd:
             return f"the run may cost {self.settings.max_cost_usd:g} US dollars"
         return None
 
@@ -119,7 +129,7 @@ class TeacherAsker:
     """Asks one teacher everything that `pick` lets through."""
 
     def __init__(
-        self, plan: Plan, pick: Pick, routes: Sequence[Replica], shared: Shared, pacer: Pacer | None = None
+        self, plan: Work, pick: Pick, routes: Sequence[Replica], shared: Shared, pacer: Pacer | None = None
     ) -> None:
         self.plan, self.teacher = plan, plan.teacher  # of a teacher that we serve, the URL is known once it is up
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
@@ -137,14 +147,14 @@ class TeacherAsker:
         """Ask until the plan is through or the teacher is ended."""
         client: Client | None = None
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            async for request in self._missing():
+            async for planned, request in self._missing():
                 client = client or await self._open(stack, shared)
                 await self._room.acquire()
                 route = await self._admit()
                 if route is None:
-                    self._shared.pending.pop(request.hash, None)
+                    self._shared.pending.discard(request.hash)
                     break
-                task = group.create_task(self._settle(client, request, *route))
+                task = group.create_task(self._settle(client, planned, request, *route))
                 self.tasks.add(task)
                 task.add_done_callback(self._done)
             self.through = True
@@ -181,8 +191,8 @@ class TeacherAsker:
         self.tasks.discard(task)
         self._room.release()
 
-    async def _missing(self) -> AsyncIterator[Request]:
-        """Yield what is to be asked; a hash that is already on its way is left to the request that carries it."""
+    async def _missing(self) -> AsyncIterator[tuple[Request, Request]]:
+        """Yield what is planned and what is to be sent for it; what is on its way is left to whoever carries it."""
         for _, requests in self.plan.batches(ASK_ROWS):
             for planned in requests:
                 if not planned.wanted:
@@ -191,13 +201,13 @@ class TeacherAsker:
                     self.progress.cached += 1
                     continue
                 request = self._pick(self.plan, planned)
-                if request is None:
-                    self.progress.cached += 1
-                elif self.end is not None:
+                if request is not None and self.end is not None:
                     return
-                elif request.hash not in self._shared.pending:
-                    self._shared.pending[request.hash] = self
-                    yield request
+                if request is None or request.turn > 1 or request.hash in self._shared.pending:
+                    self.progress.cached += 1
+                if request is not None and request.hash not in self._shared.pending:
+                    self._shared.pending.add(request.hash)
+                    yield planned, request
             await asyncio.sleep(0)
 
     async def _admit(self) -> tuple[Replica, int] | None:
@@ -205,7 +215,7 @@ class TeacherAsker:
         while self.end is None:
             reached = self._shared.spent()
             if reached:
-                self.stop(End("not_asked", f"{reached}, and more were needed: run the build again with a higher limit"))
+                self.stop(End("not_asked", f"{reached}, and more were needed: run it again with a higher limit"))
                 break
             if self._server is not None and not self._server.healthy.is_set():
                 await self._rest(TICK_S)
@@ -234,8 +244,11 @@ class TeacherAsker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
 
-    async def _settle(self, client: Client, request: Request, route: Replica, ticket: int) -> None:
-        """Send a request until it is answered, fails for good or may be sent no more; journal what came of it."""
+    async def _settle(self, client: Client, planned: Request, request: Request, route: Replica, ticket: int) -> None:
+        """Send a request until it is answered, fails for good or may be sent no more; journal what came of it.
+
+        Then send what the answer calls for: the second turn, see `builders.follow_up`.
+        """
         attempt, paid = 1, (0, 0)
         while True:
             sent = await self._send(client, request, route, ticket)
@@ -249,7 +262,23 @@ class TeacherAsker:
                 break
             attempt, (route, ticket) = attempt + 1, again
             self.progress.repeats += 1
-        self._shared.keep(_record(request, sent, attempt, paid))
+        record = _record(request, sent, attempt, paid)
+        self._shared.journal.keep(record)
+        self._shared.pending.discard(request.hash)
+        self.count(record, request)
+        if self.teacher.follow_up and isinstance(record, Answered) and request.turn == 1:
+            await self._go_on(client, planned)
+
+    async def _go_on(self, client: Client, planned: Request) -> None:
+        second = self._pick(self.plan, planned)
+        if second is None or second.hash in self._shared.pending:
+            return
+        self._shared.pending.add(second.hash)
+        again = await self._admit()
+        if again is None:
+            self._shared.pending.discard(second.hash)
+        else:
+            await self._settle(client, planned, second, *again)
 
     async def _send(self, client: Client, request: Request, route: Replica, ticket: int) -> _Sent:
         started = time.perf_counter()
@@ -278,7 +307,7 @@ class TeacherAsker:
             self.progress.parked = None
             self.progress.heard = True
         if isinstance(outcome, Failure) and outcome.error_class in STOPS_TEACHER:
-            self.stop(End(outcome.error_class, _advice(self.teacher, route.url, outcome)))
+            self.stop(End(outcome.error_class, advice(self.teacher, route.url, outcome)))
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
         self._shared.cost_usd += self._cost(outcome) or 0.0
 
@@ -310,13 +339,14 @@ class TeacherAsker:
             self.end = end
             self._ended.set()
 
-    def count(self, record: Record) -> None:
+    def count(self, record: Record, request: Request) -> None:
         """Count an outcome that is on disk."""
         if isinstance(record, Failed):
-            self.progress.failed += 1
+            self.progress.failed += request.turn == 1
             self.progress.failures[record.error_class] += 1
             return
-        self.progress.count(record.status, record.prompt_tokens, record.completion_tokens)
+        kind = record.status if request.turn == 1 else "follow_ups"
+        self.progress.count(kind, record.prompt_tokens, record.completion_tokens)
         self.progress.add_cost(self._cost(record))
 
 
@@ -337,7 +367,8 @@ def _record(request: Request, sent: _Sent, attempts: int, paid: tuple[int, int])
     return Failed(request.hash, outcome.error_class, outcome.message, outcome.body, attempts, latency, now_ms())
 
 
-def _advice(teacher: Teacher, url: str, failure: Failure) -> str:
+def advice(teacher: Teacher, url: str, failure: Failure) -> str:
+    """What a user should know of a failure that ends a teacher."""
     if failure.error_class == "auth":
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         return f"teacher '{teacher.id}': {url} refuses {key} ({failure.message})"
@@ -358,7 +389,7 @@ class Engine:
 
     def __init__(  # noqa: PLR0913, PLR0917  what a run is made of
         self,
-        plans: Sequence[Plan],
+        plans: Sequence[Work],
         journal: Journal,
         pick: Pick,
         settings: Settings,
@@ -369,7 +400,7 @@ class Engine:
         self._idle = [TeacherProgress(p.teacher.id, p.rows, cached=p.rows) for p in plans if p.teacher.id in done]
         self._asked = [plan for plan in plans if plan.teacher.id not in done]
         self._shared = Shared(journal, settings)
-        self._askers: list[TeacherAsker] = []
+        self._askers: list[TeacherAsker | BatchAsker] = []
         self._started, self._finished = time.monotonic(), 0.0
         self.interrupted = False
 
@@ -398,8 +429,13 @@ class Engine:
             failures.append(error)
 
     async def _main(self) -> None:
+        from builders.batch import BatchAsker
+
         gates = _gates([plan.teacher for plan in self._asked])
         for plan in self._asked:
+            if plan.teacher.batch or BatchLog(self._shared.journal).open(plan.teacher.endpoint, plan.teacher.model):
+                self._askers.append(BatchAsker(plan, self._pick, self._shared))
+                continue
             routes = [Replica(url, gates[url], _breaker()) for url in plan.teacher.base_url]
             self._askers.append(TeacherAsker(plan, self._pick, routes, self._shared))
         try:
@@ -435,7 +471,8 @@ class Engine:
         if len({*waiting, *idle}) < len(self._askers):
             return
         for asker in waiting:
-            asker.give_up_after(self._shared.settings.patience_s)
+            if isinstance(asker, TeacherAsker):  # batches have a day
+                asker.give_up_after(self._shared.settings.patience_s)
 
     def _report(self) -> None:
         if self._on_progress:
@@ -446,6 +483,16 @@ class Engine:
         counts = {p.teacher_id: p.copy() for p in (*self._idle, *(a.progress for a in self._askers))}
         ordered = [counts[plan.teacher.id] for plan in self._plans if plan.teacher.id in counts]
         return Snapshot((self._finished or time.monotonic()) - self._started, ordered)
+
+    @property
+    def requests(self) -> int:
+        """Requests sent, repeats included."""
+        return self._shared.requests
+
+    @property
+    def cost_usd(self) -> float:
+        """Cost of the replies with a known price, those of failed attempts included (US dollars)."""
+        return self._shared.cost_usd
 
     def ends(self) -> dict[str, End]:
         """The teachers that were ended before their plan was through, and why."""
@@ -473,7 +520,7 @@ class Engine:
             loop.remove_signal_handler(number)
         self.interrupted = True
         for asker in self._askers:
-            asker.stop(End("not_asked", "the run was interrupted: run the build again to go on"))
+            asker.stop(End("not_asked", "the run was interrupted: run it again to go on"))
         loop.call_later(GRACE_S, self._drop)
 
     def _drop(self) -> None:

@@ -12,16 +12,18 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builders.ask import End, Engine, Pick, Settings
-from builders.journal import Journal, cache_file, own_file
+from builders.ask import End, Engine, Pick, Settings, check_limit
+from builders.batch_log import BatchLog
+from builders.follow_up import due, follow_up, missing_turn
+from builders.journal import Answered, Journal, cache_file, now_ms, own_file
 from builders.prices import priced
 from builders.progress import OnProgress, Snapshot
 from builders.requests import Plan, Request
 from builders.route import Route, routed
-from builders.rows import Rows
+from builders.rows import Rows, TeacherRows
 from builders.teacher import Teacher, check_teachers
 from builders.written import Written
 from schemas.errors import InputError
@@ -32,20 +34,6 @@ if TYPE_CHECKING:
     from builders.prompt import Prompt
     from builders.ray_engine import RayEngine
     from schemas.workspace import Workspace
-
-
-@dataclass
-class TeacherRows:
-    """Rows of one teacher after a run, by status; ``errors`` are the failed ones by error class."""
-
-    teacher_id: str
-    statuses: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def total(self) -> int:
-        """All rows."""
-        return self.statuses.total()
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,9 @@ class BuildSummary:
         if failed:
             kinds = ", ".join(f"{n} {kind}" for kind, n in errors.most_common())
             told.append(f"{failed} rows ({self.failed_share:.1%}) have no answer ({kinds}): a new build asks them")
+        unfinished = sum(t.unfinished for t in self.rows)
+        if unfinished:
+            told.append(f"{unfinished} replies without an answer could not be asked for it: a new build asks them")
         truncated = sum(t.statuses["truncated"] for t in self.rows)
         if truncated:
             told.append(
@@ -123,18 +114,19 @@ def build(  # noqa: PLR0913  the last by name only
     settings = settings or Settings()
     with _opened(workspace, teachers, prompt, settings.cache, route) as (plans, journal, _):
 
-        def pick(_: Plan, request: Request) -> Request | None:
-            return None if journal.settled(request.hash) else request
+        def pick(plan: Plan, request: Request) -> Request | None:
+            return due(plan, request, journal)
 
         written = Written(workspace, journal)
-        done = {plan.teacher.id for plan in plans if not _failed(written.find(plan))}
+        done = {plan.teacher.id for plan in plans if _done(plan, journal, written)}
         engine = _ask(plans, journal, pick, settings, on_progress, done)
         return _write(workspace, plans, journal, engine, settings)
 
 
-def _failed(counts: tuple[Counter[str], Counter[str]] | None) -> bool:
-    """Whether something is left to ask, going by the counts of rows that are up to date."""
-    return counts is None or counts[0]["failed"] > 0
+def _done(plan: Plan, journal: Journal, written: Written) -> bool:
+    """Whether nothing is left to ask or collect, going by the counts of rows that are up to date."""
+    rows = written.find(plan)
+    return rows is not None and rows.settled and not BatchLog(journal).open(plan.teacher.endpoint, plan.teacher.model)
 
 
 def retry(  # noqa: PLR0913  the last five by name only
@@ -176,27 +168,30 @@ def retry(  # noqa: PLR0913  the last five by name only
 
 
 class _Again:
-    """Picks the requests that a retry names, with their new token limit."""
+    """Picks the requests that a retry names, with their new token limit, until each has a new answer."""
 
     def __init__(self, journal: Journal, wanted: set[str], max_tokens: int | None) -> None:
         self._journal, self._wanted, self._max_tokens = journal, wanted, max_tokens
-        self._changed: list[tuple[str, str]] = []
-        self.found = 0
+        self._since = now_ms()
+        self._changed: dict[str, str] = {}
+        self.found = False
 
     def pick(self, plan: Plan, planned: Request) -> Request | None:
         if planned.hash not in self._wanted:
             return None
-        self._wanted.discard(planned.hash)
-        self.found += 1
-        if self._max_tokens is None or self._max_tokens == planned.max_tokens:
-            return planned
-        request = plan.with_max_tokens(planned, self._max_tokens)
-        self._changed.append((request.base, request.hash))
-        return None if self._journal.settled(request.hash) else request
+        self.found, request = True, planned
+        if self._max_tokens is not None and self._max_tokens != planned.max_tokens:
+            request = plan.with_max_tokens(planned, self._max_tokens)
+            self._changed[request.base] = request.hash
+        record = self._journal.find(request.hash)
+        old = request is planned and record is not None and record.at_ms < self._since
+        if old or not isinstance(record, Answered):
+            return request
+        return missing_turn(plan, request, record, self._journal)
 
     def stand(self) -> Iterator[tuple[str, int]]:
         """Yield the new token limit of each request that was answered with it."""
-        for base, changed in self._changed:
+        for base, changed in self._changed.items():
             if self._max_tokens is not None and self._journal.settled(changed):
                 yield base, self._max_tokens
 
@@ -263,9 +258,7 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     on_progress: OnProgress | None,
     done: Collection[str] = (),
 ) -> Engine | RayEngine:
-    unpriced = [plan.teacher.id for plan in plans if plan.teacher.price is None]
-    if settings.max_cost_usd is not None and unpriced:
-        raise InputError(f"the cost of {', '.join(unpriced)} is unknown, so no limit can be kept: give a price")
+    check_limit(settings, [plan.teacher for plan in plans])
     engine = _engine(settings)(plans, journal, pick, settings, on_progress, done)
     engine.run()
     return engine
@@ -285,16 +278,16 @@ def _write(
     from schemas.database import refresh
 
     ends, found = engine.ends(), []
-    fresh: list[tuple[Plan, Counter[str], Counter[str]]] = []
+    fresh: list[tuple[Plan, TeacherRows]] = []
     written = Written(workspace, journal)
     for plan in plans:
         counts = written.find(plan)
         if counts is None:
             rows = Rows(plan, journal, ends.get(plan.teacher.id))
             workspace.write_responses(plan.teacher.id, rows.batches())
-            counts = (rows.statuses, rows.errors)
-            fresh.append((plan, *counts))
-        found.append(TeacherRows(plan.teacher.id, *counts))
+            counts = rows.counts
+            fresh.append((plan, counts))
+        found.append(counts)
     if fresh or not workspace.database.exists():
         refresh(workspace)
     for of_plan in fresh:
@@ -307,7 +300,8 @@ class TeacherEstimate:
     """What a build would still ask of one teacher; tokens are approximate.
 
     Attributes:
-        requests: requests without an answer in the journal.
+        requests: requests without an answer in the journal, second turns included.
+        follow_ups: second turns among them: those due, and of replies yet to come the share that needed one so far.
         prompt_tokens: a quarter of their bytes.
         completion_tokens: at the mean of the journal's latest replies, else at the token limit.
         measured: whether that mean was known.
@@ -317,6 +311,7 @@ class TeacherEstimate:
     teacher_id: str
     rows: int
     requests: int
+    follow_ups: int
     prompt_tokens: int
     completion_tokens: int
     measured: bool
@@ -343,20 +338,28 @@ def estimate(
 
 
 def _estimate(plan: Plan, journal: Journal, mean: float | None) -> TeacherEstimate:
-    rows = requests = size = completion = 0
+    rows = requests = size = completion = answered = unread = turns = 0
     for _, batch in plan.batches():
         for request in batch:
             if not request.wanted:
                 continue
             rows += 1
-            if not journal.settled(request.hash):
-                requests, size = requests + 1, size + len(request.body)
-                completion += request.max_tokens
+            missing = due(plan, request, journal)
+            answered += missing is None or missing.turn > 1
+            if plan.teacher.follow_up and (missing is None or missing.turn > 1):
+                unread += follow_up(plan, request, journal.find(request.hash)) is not None
+            if missing is not None:
+                requests, size, turns = requests + 1, size + len(missing.body), turns + (missing.turn > 1)
+                completion += missing.max_tokens
+    expected = round((requests - turns) * unread / answered) if answered else 0
+    each = (size // max(requests, 1), completion // max(requests, 1))
+    requests, turns = requests + expected, turns + expected
+    size, completion = size + expected * each[0], completion + expected * each[1]
     if mean is not None:
         completion = round(requests * mean)
-    price = plan.teacher.price
-    cost = price.cost(size // 4, completion) if price else None
-    return TeacherEstimate(plan.teacher.id, rows, requests, size // 4, completion, mean is not None, cost)
+    teacher = plan.teacher
+    cost = teacher.price.cost(size // 4, completion, batched=teacher.batch is not None) if teacher.price else None
+    return TeacherEstimate(teacher.id, rows, requests, turns, size // 4, completion, mean is not None, cost)
 
 
 @contextmanager
@@ -395,14 +398,17 @@ def status(
 
 
 def _status(plan: Plan, journal: Journal) -> TeacherRows:
-    found = TeacherRows(plan.teacher.id)
+    log = BatchLog(journal)
+    found = TeacherRows(plan.teacher.id, batches=log.open(plan.teacher.endpoint, plan.teacher.model))
     for _, batch in plan.batches():
         for request in batch:
             known = journal.outcome(request.hash)
             if not request.wanted and (known is None or known.startswith("failed:")):
                 continue
             outcome, _, error = (known or "missing").partition(":")
-            found.statuses[outcome] += 1
-            if error:
-                found.errors[error] += 1
+            if known is None and found.batches and log.under_way(request.hash):
+                outcome = "under_way"
+            elif outcome == "ok" and plan.teacher.follow_up and due(plan, request, journal) is not None:
+                error = "follow_up"
+            found.add(outcome, error)
     return found

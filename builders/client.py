@@ -8,11 +8,14 @@ Failures are data. Their classes, and what is done about each:
     timeout      no whole reply within timeout_s      sent again
     malformed    not the JSON of a chat completion    sent again
     empty        a completion without content         sent again
+    expired      its batch was closed before its turn sent again
+    cancelled    somebody cancelled its batch         the row fails, the next build asks
     bad_request  400 and other 4xx                    the row fails
     auth         401, 403                             the teacher is stopped
     not_found    404                                  the teacher is stopped
     parked       the teacher was given up             the row fails
     not_asked    the run ended before                 the row fails, the next build asks
+    under_way    its batch goes on at the server      the row fails, the next build collects
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
     from builders.teacher import Teacher
 
-RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty"})
+RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty", "expired"})
 STOPS_TEACHER = frozenset({"auth", "not_found"})
 LONGEST_MESSAGE = 500
 
@@ -116,8 +120,21 @@ async def _lean(teacher: Teacher, shared: aiohttp.TCPConnector) -> AsyncIterator
 
 def headers(teacher: Teacher) -> dict[str, str]:
     """The headers of a request to the teacher, the key among them."""
-    key = {"Authorization": f"Bearer {teacher.api_key.get_secret_value()}"} if teacher.api_key else {}
-    return {"Content-Type": "application/json", **key}
+    return {"Content-Type": "application/json", **key_header(teacher)}
+
+
+def key_header(teacher: Teacher) -> dict[str, str]:
+    """The header that carries the teacher's key, if it has one."""
+    if teacher.api_key is None:
+        return {}
+    key, name = teacher.api_key.get_secret_value(), teacher.api_key_header
+    return {name: f"Bearer {key}" if name == "Authorization" else key}
+
+
+def address(url: str, path: str = "") -> tuple[str, dict[str, str]]:
+    """A base URL with a path behind it, and its query apart: Azure puts the version of its API there."""
+    base, _, query = url.partition("?")
+    return base + path, dict(parse_qsl(query))
 
 
 class _Lean:
@@ -127,7 +144,10 @@ class _Lean:
         from yarl import URL
 
         self._timeout_s, self._session = teacher.timeout_s, session
-        self._urls = {url: URL(f"{url}/chat/completions") for url in teacher.base_url}
+        self._urls = {}
+        for url in teacher.base_url:
+            where, query = address(url, "/chat/completions")
+            self._urls[url] = URL(where).with_query(query)
 
     async def post(self, url: str, body: bytes) -> Answer | Failure:
         import aiohttp
@@ -138,22 +158,25 @@ class _Lean:
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Failure("connection", f"{url}: {_said(error)}")
+            return Failure("connection", f"{url}: {told(error)}")
 
 
 @asynccontextmanager
 async def _openai(teacher: Teacher) -> AsyncIterator[Transport]:
     from openai import AsyncOpenAI
 
-    clients = {
-        url: AsyncOpenAI(
-            base_url=url,
-            api_key=teacher.api_key.get_secret_value() if teacher.api_key else "none",
+    key = teacher.api_key.get_secret_value() if teacher.api_key else "none"
+    clients = {}
+    for url in teacher.base_url:
+        where, query = address(url)
+        clients[url] = AsyncOpenAI(
+            base_url=where,
+            default_query=query,
+            api_key=key,
+            default_headers=key_header(teacher),
             max_retries=0,
             timeout=teacher.timeout_s,
         )
-        for url in teacher.base_url
-    }
     try:
         yield _OpenAI(teacher, clients)
     finally:
@@ -181,10 +204,11 @@ class _OpenAI:
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except openai.APIConnectionError as error:
-            return Failure("connection", f"{url}: {_said(error.__cause__ or error)}")
+            return Failure("connection", f"{url}: {told(error.__cause__ or error)}")
 
 
-def _said(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """What an exception says, in one short line."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")[:LONGEST_MESSAGE]
 
 
@@ -193,16 +217,20 @@ class Client:
 
     def __init__(self, teacher: Teacher, opened: Transport) -> None:
         self._transport = opened
-        self._secret = teacher.api_key.get_secret_value() if teacher.api_key else ""
+        self._teacher = teacher
 
     async def ask(self, url: str, body: bytes) -> Reply | Failure:
         """Send one request once."""
         answer = await self._transport.post(url, body)
         if isinstance(answer, Failure):
             return answer
-        if self._secret and self._secret.encode() in answer.body:
-            answer = Answer(answer.status, answer.headers, answer.body.replace(self._secret.encode(), b"***"))
-        return judge(answer)
+        return judge(Answer(answer.status, answer.headers, without(self._teacher, answer.body)))
+
+
+def without(teacher: Teacher, text: bytes) -> bytes:
+    """What a server said, with the teacher's key cut out."""
+    key = teacher.api_key.get_secret_value().encode() if teacher.api_key else b""
+    return text.replace(key, b"***") if key and key in text else text
 
 
 def judge(answer: Answer) -> Reply | Failure:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from builders.client import headers
+from builders.client import address, headers
 from builders.teacher import Teacher
 
 TIMEOUT_S = 10
@@ -48,11 +48,12 @@ def check_endpoints(teachers: Sequence[Teacher]) -> list[EndpointReport]:
 async def _check(teacher: Teacher, url: str) -> EndpointReport:
     import aiohttp
 
+    where, query = address(url, "/models")
     timeout, started = aiohttp.ClientTimeout(total=TIMEOUT_S), time.perf_counter()
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers(teacher)) as session,
-            session.get(f"{url}/models") as response,
+            session.get(where, params=query) as response,
         ):
             body, status = await response.read(), response.status
     except (aiohttp.ClientError, OSError) as error:

@@ -7,6 +7,7 @@ file. (With ``synchronous = NORMAL`` a power cut may undo the last commits; the 
     answers    hash -> the reply as it came; settled, never asked again by a build
     failures   hash -> why no answer came; asked again by the next build
     overrides  hash by the recipe -> token limit that a retry gave the request (in the workspace's own file)
+    batches, batch_requests    what a server's Batch API has under way; see `builders.batch_log`
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from schemas.errors import WorkspaceError
@@ -25,8 +27,9 @@ from schemas.errors import WorkspaceError
 if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
+FIND = 500  # SQLite takes so many values in one statement, and some more
 BUSY_S = 60  # how long to wait for another run that shares the file
-VERSION = 1
+VERSION = 2
 CACHE_VARIABLE = "RAFFINATE_CACHE"
 
 _TABLES = """
@@ -38,6 +41,17 @@ CREATE TABLE IF NOT EXISTS failures (
     attempts INTEGER NOT NULL, latency_ms REAL NOT NULL, at_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS overrides (base_hash TEXT PRIMARY KEY, max_tokens INTEGER NOT NULL);
 """
+_BATCHES = """
+ALTER TABLE answers ADD COLUMN batched INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE failures ADD COLUMN batched INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE batches (
+    name TEXT PRIMARY KEY, endpoint TEXT NOT NULL, model TEXT NOT NULL, requests INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL, batch_id TEXT, ended TEXT);
+CREATE TABLE batch_requests (
+    request_hash TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (request_hash, batch)) WITHOUT ROWID;
+"""
+_STEPS = (_TABLES, _BATCHES)
+"""What brings a file from each version to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class Answered:
 
     Attributes:
         prompt_tokens, completion_tokens: of all attempts, unusable replies included; None where the server is silent.
+        batched: it came through the server's Batch API, which may cost less.
     """
 
     request_hash: str
@@ -56,6 +71,7 @@ class Answered:
     prompt_tokens: int | None
     completion_tokens: int | None
     at_ms: int
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +85,14 @@ class Failed:
     attempts: int
     latency_ms: float
     at_ms: int
+    batched: bool = False
 
 
 Record = Answered | Failed
 
-_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_FAILURE = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FAILURE = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_OF_ANSWER, _OF_FAILURE = attrgetter(*Answered.__slots__), attrgetter(*Failed.__slots__)
 
 
 def cache_file(workspace: Workspace, cache: str | os.PathLike[str] | None = None) -> Path:
@@ -96,8 +114,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._told():
+        self.path, self._told = path, _Told(path)
+        with self._told:
             path.parent.mkdir(parents=True, exist_ok=True)
             # opened here and used elsewhere, one after the other: a build in a notebook runs in a thread of its own
             self._db = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
@@ -110,8 +128,17 @@ class Journal:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         if version < VERSION:
-            self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Bring the file up to date, in one transaction: two runs may open a shared one at once."""
+        self._db.execute("BEGIN IMMEDIATE")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        for step in _STEPS[version:]:
+            for statement in step.split(";"):
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
 
     def __enter__(self) -> Self:
         return self
@@ -129,11 +156,17 @@ class Journal:
 
     def find(self, request_hash: str) -> Record | None:
         """What is known of a request: its answer, else its failure, else None."""
-        row = self._one("SELECT * FROM answers WHERE request_hash = ?", request_hash)
-        if row is not None:
-            return Answered(*row)
-        row = self._one("SELECT * FROM failures WHERE request_hash = ?", request_hash)
-        return None if row is None else Failed(*row)
+        return self.find_all([request_hash]).get(request_hash)
+
+    def find_all(self, hashes: Sequence[str]) -> dict[str, Record]:
+        """What is known of some requests, at most `FIND` of them: quicker than one by one."""
+        missing = hashes
+        found: dict[str, Record] = {}
+        for table, make in (("answers", Answered), ("failures", Failed)):
+            sql = f"SELECT * FROM {table} WHERE request_hash IN ({', '.join('?' * len(missing))})"
+            found |= {row[0]: make(*row) for row in self.rows(sql, *missing)}
+            missing = [h for h in hashes if h not in found]
+        return found
 
     def outcome(self, request_hash: str) -> str | None:
         """The status of a request, or the error class of its failure after ``failed:``; None if it was never asked."""
@@ -154,58 +187,71 @@ class Journal:
         return None if row is None else row[0]
 
     def _one(self, sql: str, *values: str) -> tuple[Any, ...] | None:
-        with self._told():
+        with self._told:
             found: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
         return found
 
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement, and return its rows."""
+        with self._told:
+            return self._db.execute(sql, values).fetchall()
+
     def keep(self, record: Record) -> None:
         """Commit a record. An answer is replaced by a later answer only, never by a failure."""
-        with self._told():
-            self._db.execute(_ANSWER if isinstance(record, Answered) else _FAILURE, _values(record))
+        with self._told:
+            self._db.execute(*_insert(record))
 
     def keep_all(self, records: Iterable[Record]) -> None:
         """Commit records that came together, all or none of them."""
-        with self._told(), self._db as db:
-            db.execute("BEGIN")
-            for record in records:
-                db.execute(_ANSWER if isinstance(record, Answered) else _FAILURE, _values(record))
+        self.write(map(_insert, records))
+
+    def write(self, statements: Iterable[tuple[str, Sequence[object]]]) -> None:
+        """Run statements that belong together, all or none of them."""
+        with self._told, self._db as db:
+            db.execute("BEGIN IMMEDIATE")
+            for sql, values in statements:
+                db.execute(sql, values)
 
     def overrides(self) -> dict[str, int]:
         """Token limits that a retry put in the recipe's place, by the hash of the recipe's own request."""
-        with self._told():
+        with self._told:
             return dict(self._db.execute("SELECT base_hash, max_tokens FROM overrides"))
 
     def override(self, limits: Iterable[tuple[str, int]]) -> None:
         """Keep token limits that a retry put in the recipe's place."""
-        with self._told(), self._db as db:
-            db.execute("BEGIN")
-            db.executemany("INSERT OR REPLACE INTO overrides VALUES (?, ?)", limits)
+        self.write(("INSERT OR REPLACE INTO overrides VALUES (?, ?)", limit) for limit in limits)
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say in one sentence what is wrong with the file or its disk."""
-        try:
-            yield
-        except OSError as error:
-            raise WorkspaceError(f"cannot write {self.path}: {error.strerror}") from error
-        except sqlite3.OperationalError as error:
+
+class _Told:
+    """Says in one sentence what is wrong with the file or its disk. (A class: a generator is three times slower.)"""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise WorkspaceError(f"cannot write {self._path}: {error.strerror}") from error
+        if isinstance(error, sqlite3.OperationalError):
             if "full" in str(error) or "disk I/O" in str(error):
                 raise WorkspaceError(
-                    f"cannot write {self.path}: the disk is full or failing ({error}); free some space and run the "
+                    f"cannot write {self._path}: the disk is full or failing ({error}); free some space and run the "
                     "same command again, no answer that was kept is lost"
                 ) from error
-            raise WorkspaceError(f"cannot use {self.path}: {error}") from error
-        except sqlite3.ProgrammingError:
-            raise  # a bug of ours
-        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(f"cannot use {self._path}: {error}") from error
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
             raise WorkspaceError(
-                f"{self.path} is damaged or no journal ({error}): restore it, or rescue its answers with  sqlite3 "
-                f"{self.path.name} .recover ; without it they are asked again"
+                f"{self._path} is damaged or no journal ({error}): restore it, or rescue its answers with  sqlite3 "
+                f"{self._path.name} .recover ; without it they are asked again"
             ) from error
 
 
-def _values(record: Record) -> tuple[object, ...]:
-    return tuple(getattr(record, name) for name in record.__slots__)
+def _insert(record: Record) -> tuple[str, tuple[object, ...]]:
+    return (_ANSWER, _OF_ANSWER(record)) if isinstance(record, Answered) else (_FAILURE, _OF_FAILURE(record))
 
 
 def now_ms() -> int:

@@ -18,6 +18,8 @@ class TeacherProgress:
         cost_usd: cost of this run's replies so far; None once one of them has an unknown cost (US dollars).
         parked: why the teacher is left alone at the moment; None while it is asked.
         heard: the server has answered in this run, if only to refuse.
+        follow_ups: replies to second turns, beside those that settle a row.
+        under_way: what the server's batches are at; None where there are none.
     """
 
     teacher_id: str
@@ -34,6 +36,8 @@ class TeacherProgress:
     cost_usd: float | None = 0.0
     parked: str | None = None
     heard: bool = False
+    follow_ups: int = 0
+    under_way: str | None = None
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -46,9 +50,9 @@ class TeacherProgress:
         """Rows that are settled, for better or worse."""
         return self.cached + self.answered + self.failed
 
-    def count(self, status: str, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """Count a reply."""
-        setattr(self, status, getattr(self, status) + 1)
+    def count(self, kind: str, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        """Count a reply by its status, or as one of the ``follow_ups``."""
+        setattr(self, kind, getattr(self, kind) + 1)
         self.prompt_tokens += prompt_tokens or 0
         self.completion_tokens += completion_tokens or 0
 

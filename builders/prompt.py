@@ -1,23 +1,22 @@
-"""Prompts are files: sandboxed Jinja2 templates that turn a question into chat messages.
+"""Prompts are files: templates (`builders.template`) that turn a question into chat messages.
 
-A template has a block ``user`` and, if it likes, a block ``system``; a file without blocks is the user's message as a
-whole. It may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``, ``task``, ``domain`` and
-``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes it a few-shot one.
+A block ``follow_up`` replaces our words for what a teacher with ``follow_up`` is asked when no answer can be
+read from its reply. A template may use ``question``, ``choices`` (with ``.label`` and ``.text``), ``context``,
+``task``, ``domain`` and ``dataset``; ``gold``, which makes it a teacher-forced prompt; and ``examples``, which makes
+it a few-shot one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
-import xxhash
-from jinja2 import StrictUndefined, TemplateError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from schemas.errors import InputError, nearest
+from builders.template import Messages, Template, read_template
+from schemas.errors import InputError
 
 BUILT_IN = ("free", "teacher-forced", "few-shot")
 FOLDER = Path(__file__).parent / "prompts"
@@ -28,8 +27,6 @@ RENDERED = 4096
 
 Question = Mapping[str, Any]
 """A row of the table `questions`."""
-
-Messages = list[dict[str, str]]
 
 
 class Prompt:
@@ -44,18 +41,10 @@ class Prompt:
     def __init__(self, name: str, source: str, examples: Sequence[Question] = (), shots: int | None = None) -> None:
         self.name, self.source = name, source
         self.examples, self.shots = list(examples), len(examples) if shots is None else shots
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-        try:
-            self._uses = meta.find_undeclared_variables(environment.parse(source))
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            line = getattr(error, "lineno", None)
-            where = f"prompt '{name}', line {line}" if line else f"prompt '{name}'"
-            raise InputError(f"{where}: {error}") from None
+        self._template = Template(name, source, VARIABLES)
+        if {"follow_up"} == self._template.blocks - {"system"}:
+            raise InputError(f"prompt '{name}' has a block follow_up and no block user: put the question into one")
         self._rendered = lru_cache(RENDERED)(self._render_json)  # several teachers are asked the same
-        for unknown in sorted(self._uses - VARIABLES):
-            known = ", ".join(sorted(VARIABLES))
-            raise InputError(f"prompt '{name}' uses '{unknown}'{nearest(unknown, VARIABLES)}; it may use {known}")
 
     @classmethod
     def load(cls, name: str, *, examples: Sequence[Question] = (), shots: int | None = None) -> Prompt:
@@ -69,30 +58,22 @@ class Prompt:
         Raises:
             InputError: there is no such prompt or file, or it is no valid template.
         """
-        path = FOLDER / f"{name}.jinja" if name in BUILT_IN else Path(name).expanduser()
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            hint = nearest(name, BUILT_IN)
-            raise InputError(
-                f"prompt '{name}'{hint}: no such prompt and no readable UTF-8 file; built in are {', '.join(BUILT_IN)}"
-            ) from None
-        return cls(path.stem, source, examples, shots)
+        return cls(*read_template(name, FOLDER, BUILT_IN), examples, shots)
 
     @property
     def gold_shown(self) -> bool:
         """Whether the gold answer of the question asked is in the prompt."""
-        return "gold" in self._uses
+        return "gold" in self._template.uses
 
     @property
     def few_shot(self) -> bool:
         """Whether the prompt shows worked examples."""
-        return "examples" in self._uses
+        return "examples" in self._template.uses
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Name and hash of the template: changes whenever its text does."""
-        return f"{self.name}-{xxhash.xxh3_64_hexdigest(self.source.encode())[:8]}"
+        return self._template.id
 
     def messages(self, question: Question) -> Messages:
         """Render the chat messages that ask ``question``.
@@ -112,20 +93,33 @@ class Prompt:
         except Exception as error:  # a template can raise anything
             raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
 
-    def _render_json(self, question: bytes) -> Messages:
-        values = orjson.loads(question)
-        values |= {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
-        return self._render(values)
+    def follow_up(self, question: Question) -> str:
+        """Render the short question for the answer alone.
 
-    def _render(self, values: dict[str, Any]) -> Messages:
-        blocks = self._template.blocks
-        if not blocks:
-            return [{"role": "user", "content": self._template.render(values).strip()}]
-        context = self._template.new_context(values)
-        roles = [role for role in ("system", "user") if role in blocks]
-        return [{"role": role, "content": "".join(blocks[role](context)).strip()} for role in roles]
+        Raises:
+            InputError: the template uses a missing field.
+        """
+        if "follow_up" not in self._template.blocks:
+            return _default_follow_up().messages(question)[0]["content"]
+        try:
+            return self._template.block("follow_up", self._values(question))
+        except Exception as error:  # a template can raise anything
+            raise InputError(f"prompt '{self.name}', question '{question['question_id']}': {error}") from None
+
+    def _render_json(self, question: bytes) -> Messages:
+        return self._template.render(self._values(orjson.loads(question)))
+
+    def _values(self, question: Question) -> dict[str, Any]:
+        """What a template may use."""
+        values = {name: question[name] for name in _SHOWN}
+        return values | {"gold": values.pop("answer"), "examples": self._shown(values) if self.few_shot else ()}
 
     def _shown(self, question: Question) -> list[Question]:
         """Return the examples for a question: never the question itself, nor another with the same text."""
         others = [e for e in self.examples if e["question"].strip() != question["question"].strip()]
         return others[: self.shots]
+
+
+@cache
+def _default_follow_up() -> Prompt:
+    return Prompt("follow-up", (FOLDER / "follow-up.jinja").read_text(encoding="utf-8"))

@@ -40,11 +40,15 @@ _RAY_SETTINGS = {
 }
 
 
+Pair = tuple[Request, Request]
+"""A planned request and what is sent for it: itself, with another token limit, or its second turn."""
+
+
 @dataclass(eq=False)
 class _Block:
     asker: _Teacher
     worker: _Seat
-    requests: list[Request]
+    requests: list[Pair]
     allowance: int | None
 
 
@@ -64,8 +68,14 @@ class _Teacher:
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
         self.through = False
+        self.second_turns: list[Pair] = []  # due after what has come
         share = max(1, plan.teacher.max_concurrency // len(seats))
         self.most_blocks = 2 * -(-share * max(1, len(plan.teacher.base_url)) // BLOCK_ROWS)  # per worker
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is to be handed out as things are."""
+        return self.end is not None or (self.through and not self.second_turns)
 
     def free(self) -> _Seat | None:
         """The worker with the fewest blocks of this teacher, if it may have one more."""
@@ -105,7 +115,7 @@ class RayEngine:
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended."""
         for plan in self._asked:
-            _check_key(plan.teacher)
+            _check(plan.teacher)
         if self._asked:
             with _ray() as ray, self._signals():
                 for group in _groups(self._asked):
@@ -134,7 +144,7 @@ class RayEngine:
                 return
             fed = stopped_at is None and [self._feed(each, feed) for each, feed in feeds.items()]
             if not self._under_way:
-                if all(each.through or each.end for each in teachers):
+                if all(each.done for each in teachers):
                     return
                 continue
             # where a plan is still being looked through, only look whether something has come
@@ -147,7 +157,7 @@ class RayEngine:
             if time.monotonic() - self._reported > TICK_S:
                 self._report()
 
-    def _blocks(self, asker: _Teacher) -> Iterator[list[Request]]:
+    def _blocks(self, asker: _Teacher) -> Iterator[list[Pair]]:
         """Yield blocks of what is to be asked; an empty one after each `LOOK_ROWS` that needed nothing."""
         plan, block, looked = asker.plan, [], 0
         for _, requests in plan.batches():
@@ -155,25 +165,26 @@ class RayEngine:
                 looked += 1
                 if planned.wanted:
                     request = None if planned.hash in self._pending else self._pick(plan, planned)
-                    if request is None or request.hash in self._pending:
+                    if request is None or request.turn > 1 or request.hash in self._pending:
                         asker.progress.cached += 1
-                    else:
+                    if request is not None and request.hash not in self._pending:
                         self._pending.add(request.hash)
-                        block.append(request)
+                        block.append((planned, request))
                 if len(block) == BLOCK_ROWS or looked >= LOOK_ROWS:
                     yield block
                     block, looked = [], 0
         if block:
             yield block
 
-    def _feed(self, asker: _Teacher, feed: Iterator[list[Request]]) -> bool:
+    def _feed(self, asker: _Teacher, feed: Iterator[list[Pair]]) -> bool:
         """Hand one more block to a worker; whether there may be more to hand out at once."""
-        if asker.through or asker.end is not None:
+        if asker.done:
             return False
         seat = asker.free()
         if seat is None or not self._may_go_on(asker):
             return False
-        block = next(feed, None)
+        block: list[Pair] | None = asker.second_turns
+        block, asker.second_turns = block or next(feed, None), []
         if block is None:
             asker.through = True
             return False
@@ -205,7 +216,7 @@ class RayEngine:
         block.worker.blocks[block.asker.teacher.id] += 1
         block.asker.progress.in_flight += len(block.requests)
         self._reserved += block.allowance or 0
-        wires = [(request.hash, request.body) for request in block.requests]
+        wires = [(request.hash, request.body) for _, request in block.requests]
         ref = block.worker.actor.ask.remote(block.asker.teacher.id, wires, block.allowance)
         self._under_way[ref] = block
 
@@ -219,26 +230,39 @@ class RayEngine:
         try:
             done: Done = ray.get(ref)
         except ray.exceptions.RayError as error:
-            done = Done([_lost(request, error) for request in block.requests])
+            done = Done([_lost(request, error) for _, request in block.requests])
         self._journal.keep_all(done.records)
         self._sent += done.requests
+        pairs = {request.hash: (planned, request) for planned, request in block.requests}
         for record in done.records:
-            self._count(asker, record)
+            self._count(asker, record, pairs[record.request_hash][1])
         if done.end is not None and asker.end is None:
             asker.end = done.end
-        # what a limit left unsent may be planned no more, and is asked by the next build
-        self._pending.difference_update(request.hash for request in block.requests)
+        # what a limit left unsent is planned no more, and is asked by the next build
+        self._pending.difference_update(pairs)
+        if asker.teacher.follow_up:
+            answered = [pairs[r.request_hash] for r in done.records if isinstance(r, Answered)]
+            self._go_on(asker, [planned for planned, request in answered if request.turn == 1])
 
-    def _count(self, asker: _Teacher, record: Record) -> None:
+    def _go_on(self, asker: _Teacher, answered: Sequence[Request]) -> None:
+        """Plan the second turns of what was answered; see `builders.follow_up`."""
+        for planned in answered:
+            second = self._pick(asker.plan, planned)
+            if second is not None and second.hash not in self._pending:
+                self._pending.add(second.hash)
+                asker.second_turns.append((planned, second))
+
+    def _count(self, asker: _Teacher, record: Record, request: Request) -> None:
         progress, price = asker.progress, asker.teacher.price
         progress.repeats += record.attempts - 1
         if isinstance(record, Failed):
-            progress.failed += 1
+            progress.failed += request.turn == 1
             progress.failures[record.error_class] += 1
             return
         assert isinstance(record, Answered)
         cost = price.cost(record.prompt_tokens, record.completion_tokens) if price else None
-        progress.count(record.status, record.prompt_tokens, record.completion_tokens)
+        kind = record.status if request.turn == 1 else "follow_ups"
+        progress.count(kind, record.prompt_tokens, record.completion_tokens)
         progress.add_cost(cost)
         self._cost_usd += cost or 0.0
 
@@ -290,7 +314,9 @@ def _lost(request: Request, error: Exception) -> Failed:
     return Failed(request.hash, "connection", said, None, TRIES, 0.0, now_ms())
 
 
-def _check_key(teacher: Teacher) -> None:
+def _check(teacher: Teacher) -> None:
+    if teacher.batch:
+        raise InputError(f"teacher '{teacher.id}': the Batch API needs no cluster: leave out batch, or --engine ray")
     if teacher.api_key is not None and teacher.api_key_env is None:
         raise InputError(
             f"teacher '{teacher.id}': with Ray, write api_key as ${{NAME}} and set NAME on every machine: keys are "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from builders.journal import Journal
-    from builders.requests import Plan
+    from schemas.workspace import Workspace
 
 Wire = tuple[str, bytes]
 """A request on its way to a worker: its hash and its body."""
@@ -62,7 +62,11 @@ class _Block:
     def rows(self) -> int:
         return len(self.wires)
 
-    def batches(self, _: int) -> Iterator[tuple[str, Iterator[Request]]]:
+    @property
+    def workspace(self) -> Workspace:
+        raise AssertionError("a block has no workspace, and no vLLM to log")
+
+    def batches(self, rows: int = 0) -> Iterator[tuple[str, Iterator[Request]]]:
         yield "", (Request({}, 0, body, name, name, 0) for name, body in self.wires)
 
 
@@ -116,8 +120,7 @@ class Worker:
             return Done([], 0, End("server", str(error)))
         kept = _Kept()
         shared = Shared(cast("Journal", kept), Settings(max_requests=allowance))
-        plan = cast("Plan", _Block(line.teacher, wires))
-        asker = TeacherAsker(plan, lambda _, r: r, line.routes, shared, line.pacer)
+        asker = TeacherAsker(_Block(line.teacher, wires), lambda _, r: r, line.routes, shared, line.pacer)
         line.askers.append(asker)
         asker.progress.heard = line.heard
         try:
@@ -196,11 +199,12 @@ def unpacked(given: dict[str, Any], workers: int) -> Teacher:
     key = given["api_key_env"]
     teacher = Teacher.model_validate(given | ({"api_key": f"${{{key}}}"} if key else {}))
     share: dict[str, Any] = {"max_concurrency": max(1, teacher.max_concurrency // workers)}
+    share["follow_up"] = False  # the driver, which has the plan, asks second turns
     for limit in ("requests_per_minute", "tokens_per_minute"):
         most = getattr(teacher, limit)
         share[limit] = most / workers if most else None
     if teacher.vllm is not None:
-        return teacher.model_copy(update={"vllm": _on_ray(teacher.vllm)})
+        return teacher.model_copy(update={"vllm": _on_ray(teacher.vllm), "follow_up": False})
     return teacher.model_copy(update=share)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import pyarrow.parquet as pq
@@ -36,6 +36,7 @@ class Request:
     Attributes:
         base: hash of the request as the recipe has it; differs from ``hash`` where a retry changed its token limit.
         wanted: a router did not leave this teacher out.
+        turn: 2 for the question that follows a reply without an answer; see `builders.follow_up`.
     """
 
     question: Question
@@ -45,6 +46,53 @@ class Request:
     base: str
     max_tokens: int
     wanted: bool = True
+    turn: int = 1
+
+
+class Work(Protocol):
+    """What the engine walks: all requests to one teacher, in batches under a name of their own."""
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where logs go."""
+        ...
+
+    @property
+    def teacher(self) -> Teacher:
+        """Whom to ask."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many requests there are."""
+        ...
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[tuple[str, Iterator[Request]]]:
+        """Yield the requests, a few at a time; they are made as they are taken."""
+        ...
+
+
+class Wire:
+    """How a request to one teacher looks on the wire, and the hash that names it."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._params = wire_params(teacher)
+        self._identity = orjson.dumps([_HASH_VERSION, teacher.endpoint, teacher.revision])
+
+    def sampling(self, sample: int, max_tokens: int) -> dict[str, Any]:
+        """The sampling parameters, as sent."""
+        params = self._params | {self.teacher.max_tokens_field: max_tokens}
+        if self.teacher.params.seed is not None:
+            params["seed"] = self.teacher.params.seed + sample
+        return params
+
+    def request(self, asked: Mapping[str, Any], sample: int, max_tokens: int) -> tuple[bytes, str]:
+        """Body and hash of a request that asks ``asked`` (messages, and what else the question brings)."""
+        content = {"model": self.teacher.model, **asked} | self.sampling(sample, max_tokens)
+        body = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        # the sample index stands before the body, which cannot be confused with it: the identity is a closed JSON list
+        return body, xxhash.xxh3_128_hexdigest(b"%b%d\n%b" % (self._identity, sample, body))
 
 
 class Plan:
@@ -68,8 +116,7 @@ class Plan:
     ) -> None:
         self.workspace, self.teacher, self.prompt = workspace, teacher, prompt
         self.overrides, self.marks = overrides or {}, marks
-        self._params = wire_params(teacher)
-        self._identity = orjson.dumps([_HASH_VERSION, teacher.endpoint, teacher.revision])
+        self._wire = Wire(teacher)
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[tuple[str, Iterator[Request]]]:
         """Yield ``(split, requests)`` in the order train, validation, test and as the questions were written.
@@ -110,42 +157,37 @@ class Plan:
         asked = self._asked(question)
         for sample in range(self.teacher.samples):
             limit = self.teacher.params.max_tokens
-            body = self._body(asked, sample, limit)
-            base = stands = self._hash(body, sample)
+            body, base = self._wire.request(asked, sample, limit)
+            stands = base
             if base in self.overrides:
                 limit = self.overrides[base]
-                body = self._body(asked, sample, limit)
-                stands = self._hash(body, sample)
+                body, stands = self._wire.request(asked, sample, limit)
             yield Request(question, sample, body, stands, base, limit, wanted)
 
     def with_max_tokens(self, request: Request, max_tokens: int) -> Request:
         """The same request with another token limit."""
-        body = self._body(self._asked(request.question), request.sample_idx, max_tokens)
-        changed = self._hash(body, request.sample_idx)
+        body, changed = self._wire.request(self._asked(request.question), request.sample_idx, max_tokens)
         return Request(request.question, request.sample_idx, body, changed, request.base, max_tokens)
+
+    def second_turn(self, request: Request, said: str) -> Request:
+        """The request that goes on from a reply, and asks for the answer alone; held to no JSON."""
+        question, sample = request.question, request.sample_idx
+        turns = [
+            *self.prompt.messages(question),
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": self.prompt.follow_up(question)},
+        ]
+        body, name = self._wire.request({"messages": turns}, sample, request.max_tokens)
+        return Request(question, sample, body, name, name, request.max_tokens, request.wanted, turn=2)
 
     def sent_params(self, request: Request) -> dict[str, Any]:
         """The sampling parameters of a request, as sent."""
-        return self._sampling(request.sample_idx, request.max_tokens)
-
-    def _sampling(self, sample: int, max_tokens: int) -> dict[str, Any]:
-        params = self._params | {self.teacher.max_tokens_field: max_tokens}
-        if self.teacher.params.seed is not None:
-            params["seed"] = self.teacher.params.seed + sample
-        return params
+        return self._wire.sampling(request.sample_idx, request.max_tokens)
 
     def _asked(self, question: Question) -> dict[str, Any]:
         """What the question itself puts on the wire."""
         form = answer_form(question, self.teacher.structured) if self.teacher.structured else {}
         return {"messages": self.prompt.messages(question)} | form
-
-    def _body(self, asked: Mapping[str, Any], sample: int, max_tokens: int) -> bytes:
-        body = {"model": self.teacher.model, **asked} | self._sampling(sample, max_tokens)
-        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-
-    def _hash(self, body: bytes, sample: int) -> str:
-        # the sample index stands before the body, which cannot be confused with it: the identity is a closed JSON list
-        return xxhash.xxh3_128_hexdigest(b"%b%d\n%b" % (self._identity, sample, body))
 
 
 def wire_params(teacher: Teacher) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
-from builders.journal import Answered, Failed, Journal, Record
-from builders.read_answer import grade, read_answer
+from builders.batch_log import BatchLog, Submitted
+from builders.follow_up import follow_up, reading
+from builders.journal import FIND, Answered, Failed, Journal, Record
+from builders.read_answer import grade
 from builders.reply import Completion, read_completion
-from builders.structured import as_text
 from schemas.tables import RESPONSES
 
 if TYPE_CHECKING:
@@ -23,41 +26,80 @@ if TYPE_CHECKING:
     from builders.requests import Plan, Request
 
 NOT_ASKED = ("not_asked", "it was not asked yet: run the build again")
+UNDER_WAY = ("under_way", "it is in a batch that the server has not answered yet: run the build again to collect it")
 _NOTHING = Completion(None, "", None, None, None, None, None, None)
 
 
-class Rows:
-    """The rows of one teacher.
+@dataclass
+class TeacherRows:
+    """Rows of one teacher, by status.
 
     Attributes:
-        statuses: rows by status, counted as they are made.
-        errors: failed rows by error class, counted as they are made.
+        errors: the failed ones by error class.
+        unfinished: those that have a reply, but no answer to the question that follows it.
+        batches: what the server's Batch API has under way, as far as `builders.build.status` was asked.
     """
 
+    teacher_id: str
+    statuses: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
+    batches: list[Submitted] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.statuses.total()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to ask."""
+        return not self.statuses["failed"] and not self.unfinished
+
+    def add(self, status: str, error_class: str | None) -> None:
+        """Count a row."""
+        self.statuses[status] += 1
+        if error_class and status == "failed":
+            self.errors[error_class] += 1
+        elif error_class:
+            self.unfinished += 1
+
+
+class Rows:
+    """The rows of one teacher; ``counts`` are those made so far."""
+
     def __init__(self, plan: Plan, journal: Journal, end: End | None = None) -> None:
-        self._plan, self._journal = plan, journal
+        self._plan, self._journal, self._batches = plan, journal, BatchLog(journal)
         self._not_asked = (end.error_class, end.message) if end else NOT_ASKED
-        self.statuses: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
+        self.counts = TeacherRows(plan.teacher.id)
 
     def batches(self) -> Iterator[tuple[str, pa.Table]]:
         """Yield ``(split, rows)`` in the order of the plan; memory holds one batch."""
         for split, requests in self._plan.batches():
-            found = ((request, self._journal.find(request.hash)) for request in requests)
-            rows = [self._row(*pair) for pair in found if pair[0].wanted or isinstance(pair[1], Answered)]
-            self.statuses.update(row["status"] for row in rows)
-            self.errors.update(row["error_class"] for row in rows if row["error_class"])
+            rows: list[dict[str, Any]] = []
+            while part := list(islice(requests, FIND)):
+                rows += self._rows(part)
+            for row in rows:
+                self.counts.add(row["status"], row["error_class"])
             yield split, pa.Table.from_pylist(rows, schema=RESPONSES.arrow)
+
+    def _rows(self, requests: list[Request]) -> Iterator[dict[str, Any]]:
+        found = self._journal.find_all([request.hash for request in requests])
+        for request in requests:
+            record = found.get(request.hash)
+            if request.wanted or isinstance(record, Answered):
+                yield self._row(request, record)
 
     def _row(self, request: Request, record: Record | None) -> dict[str, Any]:
         body = record.reply if record else None
         completion = (read_completion(body) if body else None) or _NOTHING
         row = self._asked(request) | self._said(completion, record)
         row |= self._read(request, completion, answered=isinstance(record, Answered))
-        row |= _outcome(record, self._not_asked)
+        row |= self._outcome(request, record)
         if completion is _NOTHING and body:
             row["raw_text"] = body.decode("utf-8", "replace")
-        return row
+        second = follow_up(self._plan, request, record) if row["answer_status"] == "unread" else None
+        return row | self._second(second, row) if second else row
 
     def _asked(self, request: Request) -> dict[str, Any]:
         teacher = self._plan.teacher
@@ -76,6 +118,7 @@ class Rows:
 
     def _said(self, completion: Completion, record: Record | None) -> dict[str, Any]:
         price, paid_by = self._plan.teacher.price, record if isinstance(record, Answered) else completion
+        batched = record is not None and record.batched
         return {
             "reasoning": completion.reasoning,
             "raw_text": completion.refusal if completion.content is None else completion.content,
@@ -83,16 +126,16 @@ class Rows:
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
             "mean_logprob": completion.mean_logprob,
-            "cost_usd": price.cost(paid_by.prompt_tokens, paid_by.completion_tokens) if price else None,
+            "cost_usd": price.cost(paid_by.prompt_tokens, paid_by.completion_tokens, batched=batched)
+            if price
+            else None,
         }
 
     def _read(self, request: Request, completion: Completion, *, answered: bool) -> dict[str, Any]:
         """Read and grade the answer. A refusal explains nothing; one that saw gold, or never came, has no grade."""
         question, gold = request.question, request.question["answer"]
         text = completion.text if answered and completion.status != "refused" else ""
-        if self._plan.teacher.structured:
-            text = as_text(text, question["task"])
-        answer = read_answer(text, question["task"], question["choices"])
+        answer = reading(self._plan.teacher, question, text)
         graded = answered and gold is not None and not self._plan.prompt.gold_shown
         return {
             "rationale": answer.rationale or None,
@@ -102,18 +145,38 @@ class Rows:
             "is_correct": grade(answer.value, gold, question["task"]) if graded else None,
         }
 
+    def _outcome(self, request: Request, record: Record | None) -> dict[str, Any]:
+        if isinstance(record, Answered):
+            said: dict[str, Any] = {"status": record.status, "error_class": None, "error_message": None}
+        elif isinstance(record, Failed):
+            said = {"status": "failed", "error_class": record.error_class, "error_message": record.message}
+        else:
+            kind, message = UNDER_WAY if self._batches.under_way(request.hash) else self._not_asked
+            return {"status": "failed", "error_class": kind, "error_message": message, "attempts": 0}
+        return said | {"attempts": record.attempts, "latency_ms": record.latency_ms, "created_at": record.at_ms}
 
-def _outcome(record: Record | None, not_asked: tuple[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "status": "failed",
-        "attempts": 0,
-        "error_class": not_asked[0],
-        "error_message": not_asked[1],
-    }
-    if isinstance(record, Answered):
-        row |= {"status": record.status, "error_class": None, "error_message": None}
-    elif isinstance(record, Failed):
-        row |= {"error_class": record.error_class, "error_message": record.message}
-    if record is not None:
-        row |= {"attempts": record.attempts, "latency_ms": record.latency_ms, "created_at": record.at_ms}
-    return row
+    def _second(self, request: Request, row: dict[str, Any]) -> dict[str, Any]:
+        """What the second turn changes: the answer, and what both turns took together."""
+        record = self._journal.find(request.hash)
+        outcome = self._outcome(request, record)
+        if record is None and not request.wanted:
+            return {}
+        changed = {name: outcome[name] for name in ("error_class", "error_message")}
+        changed["attempts"] = row["attempts"] + outcome["attempts"]
+        if not isinstance(record, Answered):
+            return changed
+        completion = read_completion(record.reply) or _NOTHING
+        said, read = self._said(completion, record), self._read(request, completion, answered=True)
+        changed |= {name: read[name] for name in ("predicted_answer", "answer_status", "is_correct")}
+        changed |= {name: _both(row[name], said[name]) for name in ("prompt_tokens", "completion_tokens", "cost_usd")}
+        thoughts = [text for text in (row["reasoning"], said["reasoning"]) if text]
+        return changed | {
+            "follow_up": said["raw_text"],
+            "reasoning": "\n\n".join(thoughts) or None,
+            "latency_ms": row["latency_ms"] + outcome["latency_ms"],
+            "created_at": outcome["created_at"],
+        }
+
+
+def _both(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other

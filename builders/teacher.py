@@ -52,12 +52,27 @@ class Price(_Spec):
 
     prompt_per_million: float = Field(ge=0)
     completion_per_million: float = Field(ge=0)
+    batch_share: float = Field(
+        default=1.0, ge=0, description="part of the price that is charged through the Batch API: 0.5 at OpenAI"
+    )
 
-    def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+    def cost(self, prompt_tokens: int | None, completion_tokens: int | None, *, batched: bool = False) -> float | None:
         """US dollars of one reply; None where the server did not report its tokens."""
         if prompt_tokens is None or completion_tokens is None:
             return None
-        return (prompt_tokens * self.prompt_per_million + completion_tokens * self.completion_per_million) / 1e6
+        online = (prompt_tokens * self.prompt_per_million + completion_tokens * self.completion_per_million) / 1e6
+        return online * self.batch_share if batched else online
+
+
+class Batch(_Spec):
+    """Ask through the server's Batch API (``/files`` and ``/batches``, as OpenAI defines them); not part of identity.
+
+    The answers come within a day, mostly at half the price. Batches go on at the server when a run ends.
+    """
+
+    max_requests: int = Field(default=50_000, ge=1, description="most requests in one batch")
+    max_bytes: int = Field(default=190_000_000, ge=1, description="largest file of a batch (bytes); OpenAI's is 200 MB")
+    window: str = Field(default="24h", description="time the server is given for a batch")
 
 
 class Vllm(_Spec):
@@ -91,11 +106,17 @@ def _url(url: str) -> str:
         raise ValueError(f"'{url}' is no URL: write it like http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise ValueError(f"the URL of {parts.hostname} holds a password: put it in api_key, as ${{NAME_OF_A_VARIABLE}}")
-    return url.rstrip("/")
+    base, mark, query = url.partition("?")
+    return base.rstrip("/") + mark + query
 
 
 def _listed(urls: object) -> object:
     return [urls] if isinstance(urls, str) else urls
+
+
+def _switch(value: object) -> object:
+    """True and false for the settings as they come and none."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Teacher(_Spec):
@@ -110,10 +131,15 @@ class Teacher(_Spec):
     base_url: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], BeforeValidator(_listed)] = Field(
         default=(),
         description="OpenAI-compatible URL, up to and with /v1; several are replicas of one server, the first of "
-        "which names the endpoint: adding replicas behind it keeps the cache",
+        "which names the endpoint: adding replicas behind it keeps the cache. A query (`?api-version=...`) is kept",
     )
     vllm: Vllm | None = Field(default=None, description="in place of base_url: raffinate serves the model itself")
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False, description="write ${NAME_OF_A_VARIABLE}")
+    api_key_header: str = Field(
+        default="Authorization",
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="header that carries the key; where it is another, such as Azure's `api-key`, without `Bearer`",
+    )
     api_key_env: str | None = Field(default=None, description="the variable that the key came from, for messages")
     revision: str | None = Field(default=None, description="revision of the weights, as you know it")
     licence: str | None = Field(default=None, description="licence of the model's outputs; never guessed")
@@ -126,6 +152,14 @@ class Teacher(_Spec):
         default=None,
         description="make it answer in JSON, as {rationale, result}: `json_schema` is OpenAI's response_format, "
         "`structured_outputs` is vLLM's own field",
+    )
+    follow_up: bool = Field(
+        default=False,
+        description="where no answer can be read from a reply, ask for it alone in the same conversation, once; a "
+        "prompt's block `follow_up` has other words for it",
+    )
+    batch: Annotated[Batch | None, BeforeValidator(_switch)] = Field(
+        default=None, description="true, or its settings: ask through the server's Batch API"
     )
     timeout_s: float = Field(default=600, gt=0, description="from sending a request to its last byte (seconds)")
     max_attempts: int = Field(default=6, ge=1, description="how often one request is sent in one run")
@@ -157,6 +191,8 @@ class Teacher(_Spec):
         check_name(self.id, "teacher id")
         if bool(self.base_url) == (self.vllm is not None):
             raise ValueError("give either base_url, where the model is served, or vllm, to have it served")
+        if self.vllm and self.batch:
+            raise ValueError("a vllm of ours has no Batch API: leave out batch")
         return self
 
     @property

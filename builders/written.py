@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 import xxhash
 
+from builders.rows import TeacherRows
 from schemas.workspace import question_files
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from builders.requests import Plan
     from schemas.workspace import Workspace
 
-_CODE = ("numbers.py", "prompt.py", "read_answer.py", "reply.py", "requests.py", "rows.py", "structured.py")
+_CODE = (
+    *("follow_up.py", "numbers.py", "prompt.py", "read_answer.py", "reply.py"),
+    *("requests.py", "rows.py", "structured.py", "template.py"),
+)
 
 
 class Written:
@@ -32,24 +36,21 @@ class Written:
         self._workspace = workspace
         self._given = [_code(), str(workspace.path), _questions(workspace), str(journal.path), journal.state()]
 
-    def find(self, plan: Plan) -> tuple[Counter[str], Counter[str]] | None:
-        """Counts by status and by error class of the rows on disk; None where they are not what the plan gives now."""
+    def find(self, plan: Plan) -> TeacherRows | None:
+        """Counts of the rows on disk; None where they are not what the plan gives now."""
         try:
             note = orjson.loads(self._file(plan).read_bytes())
         except (OSError, orjson.JSONDecodeError):
             return None
         if note["made_of"] != self._fingerprint(plan) or note["files"] != self._files(plan):
             return None
-        return Counter(note["statuses"]), Counter(note["errors"])
+        counts = note["counts"]
+        return TeacherRows(plan.teacher.id, Counter(counts[0]), Counter(counts[1]), counts[2])
 
-    def keep(self, plan: Plan, statuses: Counter[str], errors: Counter[str]) -> None:
+    def keep(self, plan: Plan, rows: TeacherRows) -> None:
         """Remember the rows that were just written."""
-        note = {
-            "made_of": self._fingerprint(plan),
-            "files": self._files(plan),
-            "statuses": statuses,
-            "errors": errors,
-        }
+        counts = [rows.statuses, rows.errors, rows.unfinished]
+        note = {"made_of": self._fingerprint(plan), "files": self._files(plan), "counts": counts}
         file = self._file(plan)
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(orjson.dumps(note))

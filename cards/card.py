@@ -89,8 +89,8 @@ def _existing(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def configs_of(workspace: Workspace) -> list[dict[str, Any]]:
-    """One config per table that has files: ``questions``, ``responses`` and ``purified-<method>``."""
-    folders = {"questions": "questions", "responses": "responses/*"}
+    """One config per table that has files: ``questions``, ``responses``, ``calls`` and ``purified-<method>``."""
+    folders = {"questions": "questions", "responses": "responses/*", "calls": "calls/*"}
     folders |= {f"purified-{method}": f"purified/{method}" for method in workspace.methods()}
     configs = []
     for name, folder in folders.items():
@@ -157,6 +157,7 @@ def _context(workspace: Workspace, facts: Facts, spec: CardSpec, blocks: dict[st
     return {
         "facts": facts,
         "teachers": [_teacher(row, terms.get(row["teacher_id"], TeacherTerms())) for row in facts.teachers],
+        "judges": {name: terms.get(name, TeacherTerms()).licence for name in judges_of(facts)},
         "spec": spec,
         "tables": TABLES,
         "recipe": recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
@@ -196,6 +197,11 @@ def _with_metadata(metadata: dict[str, Any], body: str) -> str:
     if DatasetCard(text).data.to_dict() != data.to_dict():  # type: ignore[no-untyped-call]
         raise InputError("the card's metadata holds something that YAML cannot carry: use plain one-line values")
     return text
+
+
+def judges_of(facts: Facts) -> list[str]:
+    """Who was asked by purifiers and is no teacher, sorted."""
+    return sorted({row["judge_id"] for row in facts.asked if not row["is_teacher"]})
 
 
 def _teacher(row: Mapping[str, Any], terms: TeacherTerms) -> dict[str, Any]:

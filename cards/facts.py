@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemas.database import connect
-from schemas.tables import SPLITS
+from schemas.tables import KEEP_ALL, SPLITS
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,6 +59,14 @@ REJECTIONS = """
 SELECT method, reason, count(*) AS questions FROM rejected GROUP BY ALL ORDER BY method, questions DESC, reason
 """
 
+ASKED = """
+SELECT c.method, c.judge_id, count(*) AS requests, count(*) FILTER (c.verdict IS NULL) AS unread,
+       count(*) FILTER (c.gold_shown) AS shown, sum(c.cost_usd) AS cost_usd,
+       (SELECT count(*) FROM purified p WHERE p.method = c.method AND p.written_by = c.judge_id) AS wrote,
+       c.judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
+FROM calls c GROUP BY c.method, c.judge_id ORDER BY c.method, c.judge_id
+"""
+
 STUDENTS = """
 SELECT method, base_model, eval_dataset, eval_split, count(*) AS students, avg(accuracy) AS accuracy
 FROM students GROUP BY ALL ORDER BY ALL
@@ -81,6 +89,7 @@ class Facts:
     methods: list[Row]
     shares: list[Row]
     rejections: list[Row]
+    asked: list[Row]
     students: list[Row]
     example: Row | None
 
@@ -108,14 +117,17 @@ def facts_of(workspace: Workspace, default_method: str | None = None) -> Facts:
         methods=methods,
         shares=_rows(con, SHARES),
         rejections=_rows(con, REJECTIONS),
+        asked=_rows(con, ASKED),
         students=_rows(con, STUDENTS),
         example=example[0] if example else None,
     )
 
 
 def best_method(methods: list[Row]) -> str | None:
-    """The method with most right answers outside train, then most rows, then the first by name."""
-    ranked = sorted(methods, key=lambda row: (-row["right_unseen"], -row["kept"], row["method"]))
+    """The method with most right answers outside train, then most rows, then the first by name; `keep-all` last."""
+    ranked = sorted(
+        methods, key=lambda row: (row["method"] == KEEP_ALL, -row["right_unseen"], -row["kept"], row["method"])
+    )
     return str(ranked[0]["method"]) if ranked else None
 
 

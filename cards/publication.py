@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import InputError, nearest
-from schemas.parquet import write_splits
-from schemas.tables import PURIFIED, REJECTED
+from schemas.parquet import completed, write_splits
+from schemas.tables import CALLS, KEEP_ALL, PURIFIED, REJECTED, SPLITS, Table
 from schemas.workspace import Workspace, question_files
 
 _NAME = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
 _PART = r"(?:train|validation|test)-\d{5}\.parquet"
 PUBLISHED = re.compile(
     rf"README\.md|recipe\.yaml|origins\.yaml|recipes/{_NAME}\.yaml|prompts/{_NAME}|questions/{_PART}|students/{_NAME}\.parquet"
-    rf"|(?:responses|purified|rejected)/{_NAME}/{_PART}|routers/{_NAME}/(?:purifier\.json|state\.safetensors)"
+    rf"|(?:responses|purified|rejected|calls)/{_NAME}/{_PART}|routers/{_NAME}/(?:purifier\.json|state\.safetensors)"
 )
-OF_METHOD = ("purified", "rejected", "routers")
+OF_METHOD = ("purified", "rejected", "routers", "calls")
 WHY_DROPPED = "its rationale came from a teacher that is left out of this publication"
 
 
@@ -70,7 +70,8 @@ def stage(workspace: Workspace, folder: Path, choice: Choice) -> tuple[Workspace
     """Lay out in ``folder`` what will be published; return it as a workspace, and rows dropped per method.
 
     Files that stay as they are become hard links, so that the snapshot costs nothing and outlives a later run.
-    A purified row that any excluded teacher's response went into is dropped, and listed under ``rejected``.
+    A purified row that any excluded teacher's response went into, or that it wrote, is dropped and listed under
+    ``rejected``; so is what it was asked by purifiers.
 
     Raises:
         WorkspaceError: another run holds the workspace.
@@ -83,7 +84,7 @@ def stage(workspace: Workspace, folder: Path, choice: Choice) -> tuple[Workspace
                 continue
             if top in OF_METHOD and name not in choice.methods:
                 continue
-            if top in ("purified", "rejected") and choice.excluded:
+            if top in ("purified", "rejected", "calls") and choice.excluded:
                 continue
             _link(workspace.path / path, folder / path)
         if choice.excluded:
@@ -101,38 +102,64 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _rewrite(workspace: Workspace, staged: Workspace, method: str, excluded: frozenset[str]) -> int:
-    """Write the method's rows that no excluded teacher went into; the others are added to ``rejected``."""
+    """Write the method's rows that no excluded teacher went into; questions left without one become ``rejected``."""
     dropped: list[tuple[str, pa.Table]] = []
+    still_there: list[pa.ChunkedArray] = []
+    names = pa.array(sorted(excluded))
 
     def kept() -> Iterator[tuple[str, pa.Table]]:
-        for split, rows in _batches(workspace.purified_dir(method), PURIFIED.names):
+        for split, rows in _batches(workspace.purified_dir(method), PURIFIED):
             touched = _touched(rows, excluded)
             if pc.any(touched).as_py():
                 dropped.append((split, _rejections(rows.filter(touched))))
             left = rows.filter(pc.invert(touched))
             if left.num_rows:
+                if method == KEEP_ALL:
+                    still_there.append(left["question_id"])
                 yield split, left
 
     write_splits(staged.purified_dir(method), PURIFIED, kept())
-    before = list(_batches(workspace.rejected_dir(method), REJECTED.names))
+    count: int = sum(rows.num_rows for _, rows in dropped)
+    if method == KEEP_ALL:
+        dropped = _of_lost_questions(dropped, still_there)
+    asked = _batches(workspace.calls_dir(method), CALLS)
+    if workspace.calls_dir(method).is_dir():
+        others = ((split, rows.filter(pc.invert(pc.is_in(rows["judge_id"], names)))) for split, rows in asked)
+        write_splits(staged.calls_dir(method), CALLS, ((split, rows) for split, rows in others if rows.num_rows))
+    before = list(_batches(workspace.rejected_dir(method), REJECTED))
     write_splits(staged.rejected_dir(method), REJECTED, [*before, *dropped])
-    return sum(rows.num_rows for _, rows in dropped)
+    return count
 
 
-def _batches(folder: Path, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
+def _of_lost_questions(
+    dropped: list[tuple[str, pa.Table]], still_there: list[pa.ChunkedArray]
+) -> list[tuple[str, pa.Table]]:
+    """One rejection for each question of which no row is left."""
+    left = pa.chunked_array([chunk for column in still_there for chunk in column.chunks], pa.string())
+    found = []
+    for split in SPLITS:
+        mine = [rows.filter(pc.invert(pc.is_in(rows["question_id"], left))) for s, rows in dropped if s == split]
+        if mine:
+            rows = pa.concat_tables(mine)
+            found.append((split, rows.group_by(rows.column_names, use_threads=False).aggregate([])))
+    return found
+
+
+def _batches(folder: Path, table: Table) -> Iterator[tuple[str, pa.Table]]:
     for file in question_files(folder):
-        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
-            yield file.name.split("-")[0], pa.Table.from_batches([batch])
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield file.name.split("-")[0], completed(pa.Table.from_batches([batch]), table)
 
 
 def _touched(rows: pa.Table, excluded: frozenset[str]) -> pa.Array:
-    """Which rows have an excluded teacher as their teacher or among their parents."""
+    """Which rows have an excluded teacher as their teacher, among their parents, or as their author."""
     names = pa.array(sorted(excluded))
     parents = rows["parents"].combine_chunks()
     guilty = parents.flatten().field("teacher_id")
     indices = pc.list_parent_indices(parents).filter(pc.is_in(guilty, names))
     by_parent = pc.is_in(pa.array(range(len(rows)), pa.int64()), indices.cast(pa.int64()))
-    return pc.or_(pc.is_in(rows["teacher_id"].combine_chunks(), names), by_parent)
+    named = [pc.is_in(rows[column].combine_chunks(), names) for column in ("teacher_id", "written_by")]
+    return pc.or_(pc.or_(*named), by_parent)
 
 
 def _rejections(rows: pa.Table) -> pa.Table:

@@ -19,13 +19,13 @@ from cards.publication import PUBLISHED
 from schemas.database import refresh
 from schemas.errors import InputError, WorkspaceError
 from schemas.parquet import read_schema
-from schemas.tables import PURIFIED, QUESTIONS, REJECTED, RESPONSES, STUDENTS, Table
+from schemas.tables import CALLS, PURIFIED, QUESTIONS, REJECTED, RESPONSES, STUDENTS, Table
 from schemas.workspace import Workspace, told_disk_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLE_OF = {"questions": QUESTIONS, "responses": RESPONSES, "purified": PURIFIED, "rejected": REJECTED}
+TABLE_OF = {"questions": QUESTIONS, "responses": RESPONSES, "purified": PURIFIED, "rejected": REJECTED, "calls": CALLS}
 TABLE_OF |= {"students": STUDENTS}
 FOLDERS = (*TABLE_OF, "routers", "recipes")
 
@@ -95,7 +95,7 @@ def _check(arrived: Path, path: str, repo_id: str) -> None:
         return
     schema = read_schema(arrived / path)
     _check_columns(schema, TABLE_OF[top], f"{repo_id}: {path}")
-    if top in ("responses", "purified", "rejected"):
+    if top in ("responses", "purified", "rejected", "calls"):
         _check_owner(arrived / path, "teacher_id" if top == "responses" else "method", name, f"{repo_id}: {path}")
 
 
@@ -103,6 +103,8 @@ def _check_columns(schema: pa.Schema, table: Table, where: str) -> None:
     for field in table.arrow:
         index = schema.get_field_index(field.name)
         if index < 0:
+            if field.nullable:
+                continue  # written by an older raffinate
             raise InputError(f"{where} has no column '{field.name}': it is no {table.name} file of raffinate")
         if schema.field(index).type != field.type:
             has = schema.field(index).type

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cards import hub
-from cards.card import write_card
+from cards.card import judges_of, write_card
+from cards.facts import facts_of
 from cards.load_back import load_back
 from cards.publication import Choice, choose, published_files, stage
 from cards.secrets import find_secrets
@@ -24,7 +25,7 @@ from schemas.workspace import told_disk_errors
 if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
-MANAGED = ("questions/", "responses/", "purified/", "rejected/", "routers/", "students/", "recipes/")
+MANAGED = ("questions/", "responses/", "purified/", "rejected/", "calls/", "routers/", "students/", "recipes/")
 """Folders whose files are deleted from the repository when the workspace has them no more."""
 
 
@@ -195,7 +196,8 @@ def _refusals(request: _Request, remote: hub.Remote, plan: PushPlan) -> list[str
     if request.yes:
         return reasons
     terms = terms_of(request.staged, request.spec)
-    unlicensed = [t for t in request.staged.teachers() if t not in terms or not terms[t].licence]
+    authors = [*request.staged.teachers(), *judges_of(facts_of(request.staged))]
+    unlicensed = [t for t in authors if t not in terms or not terms[t].licence]
     if unlicensed:
         reasons.append(
             f"the licence of the outputs of {', '.join(unlicensed)} is not declared: declare it in the recipe, leave "

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+from dataclasses import replace
 from math import floor, isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from cards.report_data import MOST_LISTED, Packed, choices_of, number_questions,
 from cards.report_stats import overview
 from schemas.corpus import Corpus
 from schemas.database import connect
-from schemas.tables import SPLITS
+from schemas.tables import KEEP_ALL, SPLITS
 from schemas.workspace import told_disk_errors
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_report(workspace: Workspace, out: Path | None = None) -> Path:
 
 def render(workspace: Workspace) -> str:
     """The page."""
-    facts = facts_of(workspace)
+    facts = _of_choices(facts_of(workspace))
     corpus = Corpus.of(workspace)
     con = connect(workspace, memory=MEMORY)
     number_questions(con, corpus)
@@ -86,6 +87,14 @@ def render(workspace: Workspace) -> str:
         policy=_policy(style, script),
         **overview(con, corpus, facts, choices),
     )
+
+
+def _of_choices(facts: Facts) -> Facts:
+    """Without `keep-all`: the page shows the one rationale that a method kept of a question."""
+    methods, rejections, shares = (
+        [row for row in rows if row["method"] != KEEP_ALL] for rows in (facts.methods, facts.rejections, facts.shares)
+    )
+    return replace(facts, methods=methods, rejections=rejections, shares=shares)
 
 
 def _head(workspace: Workspace, corpus: Corpus, facts: Facts, packed: Packed) -> dict[str, Any]:

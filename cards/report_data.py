@@ -78,12 +78,14 @@ WITH said AS (
         'parents': list_transform(p.parents, lambda x: x.teacher_id),
         'text': CASE WHEN p.rationale IS DISTINCT FROM r.rationale THEN left(p.rationale, $longest) END,
         'chars': length(p.rationale)}) AS purified
-    FROM wanted w JOIN purified p USING (question_id) LEFT JOIN responses r
+    FROM wanted w JOIN purified p ON p.question_id = w.question_id AND list_contains($methods, p.method)
+    LEFT JOIN responses r
       ON r.question_id = p.question_id AND r.teacher_id = p.teacher_id AND r.sample_idx = p.parents[1].sample_idx
     GROUP BY w.place
 ), refused AS (
     SELECT w.place, list({'method': list_position($methods, j.method) - 1, 'reason': left(j.reason, 500)}) AS rejected
-    FROM wanted w JOIN rejected j USING (question_id) GROUP BY w.place
+    FROM wanted w JOIN rejected j ON j.question_id = w.question_id AND list_contains($methods, j.method)
+    GROUP BY w.place
 )
 SELECT w.place, left(q.question, $longest) AS question, left(q.context, $longest) AS context,
        list_transform(q.choices, lambda x: [left(x.label, 200), left(x.text, 2000)]) AS choices,

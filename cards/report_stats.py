@@ -30,7 +30,7 @@ COSTS = """
 SELECT teacher_id, sum(responses)::BIGINT AS responses, sum(requests)::BIGINT AS requests,
        sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens,
        sum(cost_usd) AS cost_usd, any_value(per_right) AS per_right
-FROM costs JOIN (
+FROM (FROM costs WHERE spent_on = 'build') JOIN (
     SELECT teacher_id, sum(cost_usd) / nullif(count(*) FILTER (is_correct), 0) AS per_right
     FROM responses GROUP BY teacher_id
 ) USING (teacher_id) GROUP BY teacher_id ORDER BY teacher_id

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from cards.publication import published_files
 from schemas.database import connect, quote
-from schemas.tables import PURIFIED, QUESTIONS, RESPONSES, Table
+from schemas.tables import CALLS, PURIFIED, QUESTIONS, RESPONSES, Table
 
 if TYPE_CHECKING:
     from schemas.workspace import Workspace
@@ -106,7 +106,7 @@ def _suspicious_cells(workspace: Workspace) -> Iterator[tuple[str, str]]:
     con = connect(workspace, memory="1GB")
     own = [re.escape(value) for value in own_keys().values()]
     shape = "|".join(f"(?:{s})" for s in [*SHAPES.values(), *own])
-    for table in (QUESTIONS, RESPONSES, PURIFIED):
+    for table in (QUESTIONS, RESPONSES, PURIFIED, CALLS):
         texts = text_columns(table)
         cells = ", ".join(f'"{name}"::VARCHAR' for name in texts)
         keys = ", ".join(f'"{key}"' for key in table.key)

@@ -102,7 +102,7 @@ def terms_of(workspace: Workspace, spec: CardSpec) -> dict[str, TeacherTerms]:
     terms: dict[str, dict[str, Any]] = {}
     for file in [*sorted(workspace.path.glob("recipes/*.yaml")), workspace.path / "recipe.yaml"]:
         recipe = _mapping(file)
-        for entry in recipe.get("teachers") or ():
+        for entry in [*(recipe.get("teachers") or ()), *(recipe.get("judges") or ())]:
             if isinstance(entry, dict) and "id" in entry:
                 _add(terms, str(entry["id"]), entry)
         card = recipe.get("card")

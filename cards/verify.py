@@ -19,7 +19,7 @@ from cards.markdown import plain
 from cards.secrets import find_secrets
 from schemas.database import connect
 from schemas.parquet import read_schema
-from schemas.tables import PURIFIED, QUESTIONS, REJECTED, RESPONSES, SPLITS, STATUSES, TASKS, Table
+from schemas.tables import CALLS, PURIFIED, QUESTIONS, REJECTED, RESPONSES, SPLITS, STATUSES, TASKS, Table
 
 if TYPE_CHECKING:
     import duckdb
@@ -102,7 +102,7 @@ def _as_findings(found: Iterator[texts.Found]) -> Iterator[Finding]:
 def _schema(workspace: Workspace) -> Iterator[Finding]:
     """Columns and types of every file."""
     patterns = {"questions/*.parquet": QUESTIONS, "responses/*/*.parquet": RESPONSES}
-    patterns |= {"purified/*/*.parquet": PURIFIED, "rejected/*/*.parquet": REJECTED}
+    patterns |= {"purified/*/*.parquet": PURIFIED, "rejected/*/*.parquet": REJECTED, "calls/*/*.parquet": CALLS}
     for pattern, table in patterns.items():
         for file in sorted(workspace.path.glob(pattern)):
             name = file.relative_to(workspace.path).as_posix()
@@ -123,9 +123,9 @@ def _column_problems(file: Path, table: Table) -> list[str]:
     problems = []
     for field in table.arrow:
         index = schema.get_field_index(field.name)
-        if index < 0:
+        if index < 0 and not field.nullable:
             problems.append(f"no column {field.name}")
-        elif schema.field(index).type != field.type:
+        elif index >= 0 and schema.field(index).type != field.type:
             problems.append(f"column {field.name} is {schema.field(index).type}, not {field.type}")
     return problems
 
@@ -136,13 +136,16 @@ KEYS = {
         SELECT question_id || ', ' || teacher_id FROM responses
         GROUP BY question_id, teacher_id, sample_idx HAVING count(*) > 1""",
     "duplicate purified rows (same question and method)": """
-        SELECT question_id || ', ' || method FROM purified GROUP BY question_id, method HAVING count(*) > 1""",
+        SELECT question_id || ', ' || method FROM purified
+        GROUP BY question_id, method, CASE method WHEN 'keep-all' THEN teacher_id END HAVING count(*) > 1""",
     "responses to questions that are not there": """
         SELECT question_id || ', ' || teacher_id FROM responses ANTI JOIN questions USING (question_id)""",
     "purified rows of questions that are not there": """
         SELECT question_id || ', ' || method FROM purified ANTI JOIN questions USING (question_id)""",
     "rejected rows of questions that are not there": """
         SELECT question_id || ', ' || method FROM rejected ANTI JOIN questions USING (question_id)""",
+    "calls about questions that are not there": """
+        SELECT question_id || ', ' || method FROM calls ANTI JOIN questions USING (question_id)""",
     "questions both purified and rejected by one method": """
         SELECT question_id || ', ' || method FROM purified SEMI JOIN rejected USING (question_id, method)""",
     "purified rows whose parent response is not there": """
@@ -163,7 +166,7 @@ VALUES = {
     "rows without a value that is never null": " UNION ALL ".join(
         f"SELECT '{table.name}.{field.name} of ' || coalesce(question_id, 'null') FROM {table.name} "
         f'WHERE "{field.name}" IS NULL'
-        for table in (QUESTIONS, RESPONSES, PURIFIED, REJECTED)
+        for table in (QUESTIONS, RESPONSES, PURIFIED, REJECTED, CALLS)
         for field in table.fields
         if not field.null
     ),

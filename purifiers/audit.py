@@ -8,18 +8,20 @@ No gold is needed. Conflict among T teachers, on questions where two or more ans
                    answers are compared as labels ("A"), where the answers are labels
     js_divergence  between two teachers' distributions of answers, in bits, averaged over pairs: how far they prefer
                    other labels altogether
+    spread         1 - mean cosine between the vectors of two rationales of a question, if an encoder is given
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from purifiers.base import Purified
+from purifiers.base import Purified, blocks
 from purifiers.evaluate import share_entropy
 from purifiers.support import support
 from purifiers.votes import agreement, conflict
@@ -31,7 +33,11 @@ SAYS_ANSWER = re.compile(
     r"\b(?:the|my|correct|final)\s+(?:correct\s+|final\s+)?(?:answer|option|choice)\s*(?:is|:)", re.I
 )
 
+PLAIN = re.compile(r"\W+")
+
 Floats = npt.NDArray[np.float64]
+Encode = Callable[[list[str]], npt.NDArray[np.float32]]
+"""N texts to (N, D) unit vectors."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Conflict:
     disagreement: float | None
     fleiss_kappa: float | None
     js_divergence: float | None
+    spread: float | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Audit:
         contradicting: share of kept rationales whose words support another option than their answer on every sign that
             tells the two apart.
         leaking: share of kept rationales that still state the answer ("the answer is"), beside their answer line.
+        repeated: share of kept rationales that are word for word an earlier one.
         characters: median length of the kept rationales.
         characters_before: median length of all usable ones.
     """
@@ -76,6 +84,7 @@ class Audit:
     collapsed: bool
     contradicting: float
     leaking: float
+    repeated: float
     characters: float
     characters_before: float
 
@@ -84,7 +93,13 @@ class Audit:
         return asdict(self)
 
 
-def audit(corpus: Corpus, kept: Purified, method: str, signals: frozenset[str] = frozenset()) -> Audit:
+def audit(
+    corpus: Corpus,
+    kept: Purified,
+    method: str,
+    signals: frozenset[str] = frozenset(),
+    encode: Encode | None = None,
+) -> Audit:
     """Audit a choice.
 
     Args:
@@ -92,6 +107,7 @@ def audit(corpus: Corpus, kept: Purified, method: str, signals: frozenset[str] =
         kept: the choice; synthesised rationales count as kept, and are not read.
         method: its name.
         signals: what it looked at.
+        encode: makes vectors of rationales, for the spread of their meanings.
     """
     rows = np.flatnonzero(kept.teacher >= 0)
     column = kept.teacher[rows]
@@ -105,21 +121,38 @@ def audit(corpus: Corpus, kept: Purified, method: str, signals: frozenset[str] =
         signals=tuple(sorted(signals)),
         kept=len(rows) + len(kept.synthesised),
         rejected=_counted(kept),
-        conflict=conflict_of(corpus),
+        conflict=conflict_of(corpus, encode),
         agreement=_mean(agreement(chosen, code)),
         share=dict(zip(corpus.teachers, counts.tolist(), strict=True)),
         entropy=share_entropy(counts),
         collapsed=len(corpus.teachers) > 1 and bool(counts.max(initial=0) >= COLLAPSED),
         contradicting=float(np.mean(contradicts(chosen, code, texts))) if len(rows) else 0.0,
         leaking=float(np.mean([bool(SAYS_ANSWER.search(t)) for t in texts])) if texts else 0.0,
+        repeated=1 - len({PLAIN.sub(" ", t.lower()).strip() for t in texts}) / len(texts) if texts else 0.0,
         characters=float(np.median([len(t) for t in texts])) if texts else 0.0,
         characters_before=float(np.median([len(t) for t in everything])) if everything else 0.0,
     )
 
 
-def conflict_of(corpus: Corpus) -> Conflict:
-    """Conflict among the teachers' read answers."""
-    return Conflict(_mean(conflict(corpus)), _disagreement(corpus), fleiss_kappa(corpus), _js(corpus))
+def conflict_of(corpus: Corpus, encode: Encode | None = None) -> Conflict:
+    """Conflict among the teachers' read answers and, with an encoder, among their rationales."""
+    spread = None if encode is None else _mean(np.concatenate([spread_of(part, encode) for part in blocks(corpus)]))
+    return Conflict(_mean(conflict(corpus)), _disagreement(corpus), fleiss_kappa(corpus), _js(corpus), spread)
+
+
+def spread_of(corpus: Corpus, encode: Encode) -> Floats:
+    """(Q,) 1 - mean cosine between two usable rationales of the question; NaN where there are fewer than two.
+
+    With n unit vectors and their sum s, the cosines of the pairs add up to (|s|^2 - n) / 2.
+    """
+    row, column = np.nonzero(corpus.usable)
+    n = corpus.usable.sum(axis=1)
+    vectors = encode(corpus.rationale_texts(row, column))
+    total = np.zeros((len(corpus), vectors.shape[1]))
+    np.add.at(total, row, vectors)
+    pairs = n * (n - 1)
+    cosine = ((total**2).sum(axis=1) - n) / np.maximum(pairs, 1)
+    return np.where(pairs > 0, 1 - cosine, np.nan)
 
 
 def _disagreement(corpus: Corpus) -> float | None:

@@ -8,8 +8,8 @@ which gold answers is not its business: `purifiers.run` hands it a corpus with e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from purifiers.equipment import Equipment
+from purifiers.equipment import Equipment, Student
 from schemas.corpus import Corpus
 from schemas.errors import InputError
 
@@ -38,6 +38,8 @@ class Signal(StrEnum):
 
 
 NO_RESPONSE = "no teacher has a usable response"
+BLOCK = 20_000
+"""Questions scored at a time by a method that looks at texts."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Synthesis:
         rationale: the text, without the final answer line.
         answer: the answer it concludes in; None if none could be read.
         teachers: columns of the responses it was made from.
+        written_by: the teacher or judge that wrote it.
     """
 
     rationale: str
     answer: str | None
     teachers: tuple[int, ...]
+    written_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Purified:
         probabilities: (Q, T) probability given to each teacher, NaN where unusable; None if the method gives none.
         rejected: row -> reason.
         synthesised: row -> rationale.
+        notes: row -> what is out of the ordinary about a rationale kept.
+        every: (Q, T) all rationales kept, of a method that keeps several of a question and chooses none.
     """
 
     teacher: npt.NDArray[np.int64]
@@ -72,6 +78,18 @@ class Purified:
     probabilities: Scores | None = None
     rejected: Mapping[int, str] = field(default_factory=dict)
     synthesised: Mapping[int, Synthesis] = field(default_factory=dict)
+    notes: Mapping[int, str] = field(default_factory=dict)
+    every: npt.NDArray[np.bool_] | None = None
+
+    def picks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(N,) row and (N,) column of each rationale kept, in row order; column -1 where it is synthesised."""
+        if self.every is not None:
+            row, column = np.nonzero(self.every)
+            return row.astype(np.int64), column.astype(np.int64)
+        kept = self.teacher >= 0
+        kept[list(self.synthesised)] = True
+        rows = np.flatnonzero(kept)
+        return rows, self.teacher[rows]
 
 
 class Purifier(BaseModel, ABC):
@@ -85,6 +103,8 @@ class Purifier(BaseModel, ABC):
     """Whether `fit` learns from gold, so that a train question's own choice must be made out of fold."""
     publishable: ClassVar[bool] = True
     """False for what serves evaluation alone, such as the oracle."""
+    chooses: ClassVar[bool] = True
+    """False for `keep-all`, whose choice cannot be judged because it makes none."""
 
     _teachers: tuple[str, ...] = PrivateAttr(())
     """The teachers that `fit` saw, in its order; what was learned is theirs."""
@@ -92,11 +112,40 @@ class Purifier(BaseModel, ABC):
     """What `fit` learned, by name."""
     _equipment: Equipment = PrivateAttr(default_factory=Equipment)
 
+    @property
+    def equipment(self) -> Equipment:
+        """What it was handed."""
+        return self._equipment
+
+    @property
+    def looks_at(self) -> frozenset[Signal]:
+        """The signals of this purifier with its settings; ``signals`` are those of the default ones."""
+        return self.signals
+
     def equipped(self, equipment: Equipment) -> Self:
         """A copy that may use a student, or ask teachers; what it has learned stays."""
         copy = self.model_copy()
         copy._equipment = equipment
         return copy
+
+    @property
+    def gives_chances(self) -> bool:
+        """Whether the probability that it gives a teacher is the chance that this teacher's answer is right."""
+        return False
+
+    @property
+    def student(self) -> Student:
+        """The student it was handed.
+
+        Raises:
+            InputError: it was handed none.
+        """
+        if self._equipment.student is None:
+            raise InputError(
+                f"{self.name} needs a student: give one with  --student MODEL_OR_FOLDER, "
+                "or  student: ...  beside the method in the recipe"
+            )
+        return self._equipment.student
 
     @property
     def fitted_teachers(self) -> tuple[str, ...]:
@@ -159,6 +208,36 @@ def choose(scores: Scores, probabilities: Scores | None = None, *, why_none: str
         probabilities=probabilities,
         rejected=dict.fromkeys(np.flatnonzero(empty).tolist(), why_none),
     )
+
+
+def blocks(corpus: Corpus) -> Iterator[Corpus]:
+    """The corpus, `BLOCK` questions at a time."""
+    for start in range(0, len(corpus), BLOCK):
+        yield corpus.take(np.arange(start, min(start + BLOCK, len(corpus))))
+
+
+def by_blocks(score: Callable[[Corpus], Scores], corpus: Corpus) -> Scores:
+    """Score block by block: memory for texts and vectors depends on the block, not on the corpus."""
+    parts = [score(part) for part in blocks(corpus)]
+    return np.concatenate(parts) if parts else np.zeros(corpus.usable.shape, np.float32)
+
+
+def overrule(kept: Purified, rows: npt.NDArray[np.int64], scores: Scores, why_none: Mapping[int, str]) -> Purified:
+    """The choice with some rows chosen anew.
+
+    Args:
+        kept: the choice.
+        rows: (R,) the rows to choose anew.
+        scores: (R, T) their scores; a row without any is rejected.
+        why_none: row -> the reason of its rejection; `NO_RESPONSE` where there is none.
+    """
+    anew = choose(scores)
+    teacher, score = kept.teacher.copy(), kept.score.copy()
+    teacher[rows], score[rows] = anew.teacher, anew.score
+    mine = set(rows.tolist())
+    rejected = {row: why for row, why in kept.rejected.items() if row not in mine}
+    rejected |= {int(rows[i]): why_none.get(int(rows[i]), NO_RESPONSE) for i in anew.rejected}
+    return replace(kept, teacher=teacher, score=score, rejected=dict(sorted(rejected.items())))
 
 
 def only_usable(scores: npt.NDArray[Any], corpus: Corpus) -> Scores:

@@ -1,59 +1,18 @@
-"""Look closer at methods on labelled questions: calibration, domains, curves, transfer, one against another."""
+"""Look closer at methods on labelled questions: domains, curves, transfer, one against another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from purifiers.base import Purified, Purifier
+from purifiers.best_teacher import accuracy
 from purifiers.evaluate import RESAMPLES, choices_on, is_right, labelled_rows
 from schemas.corpus import Corpus
 from schemas.errors import InputError
-
-BINS = 10
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far the probabilities of the kept answers can be believed; all shares are in 0..1.
-
-    Attributes:
-        ece: expected calibration error, sum over bins of (share of questions) * |accuracy - mean probability|.
-        brier: mean of (probability - right)**2.
-        bins: per non-empty bin of equal width: mean probability, accuracy, number of questions.
-    """
-
-    ece: float
-    brier: float
-    bins: tuple[tuple[float, float, int], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def calibration(probability: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], bins: int = BINS) -> Calibration:
-    """Compare (Q,) probabilities with what happened (Guo et al., arXiv 1706.04599, equation 3)."""
-    place = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    rows = []
-    for b in range(bins):
-        mine = place == b
-        if mine.any():
-            rows.append((float(probability[mine].mean()), float(right[mine].mean()), int(mine.sum())))
-    error = sum(abs(said - was) * n for said, was, n in rows) / max(len(right), 1)
-    return Calibration(error, float(((probability - right) ** 2).mean()), tuple(rows))
-
-
-def calibration_of(part: Corpus, kept: Purified) -> Calibration | None:
-    """Calibration of the kept answers; None if the method gives no probability."""
-    rows = np.flatnonzero(kept.teacher >= 0)
-    if kept.probabilities is None or not len(rows):
-        return None
-    return calibration(kept.probabilities[rows, kept.teacher[rows]].astype(np.float64), is_right(part, kept)[rows])
 
 
 def by_domain(part: Corpus, kept: Purified) -> dict[str, dict[str, float]]:
@@ -116,6 +75,41 @@ def train_curve(
         judged = np.arange(size, size + len(rows))
         curve[size] = float(is_right(part.take(judged), choices_on(method, part, judged, on, seed)).mean())
     return curve
+
+
+def teacher_curve(
+    corpus: Corpus, method: Purifier, *, on: str = "test", seed: int = 0
+) -> dict[int, dict[str, float | str]]:
+    """Number of teachers -> the one added, and what the method, the best single one and the oracle reach with them.
+
+    Teachers are added from the best on train to the worst. All are judged on the questions that some teacher of the
+    whole corpus answered, so that the figures can be compared.
+
+    Raises:
+        InputError: there is no labelled train question to order the teachers by.
+    """
+    rows, train = labelled_rows(corpus, on), corpus.take(corpus.rows("train"))
+    if not (train.correct >= 0).any():
+        raise InputError("a curve over teachers orders them by accuracy on train, which has no labelled question")
+    order = np.argsort(-accuracy(train), kind="stable")
+    curve: dict[int, dict[str, float | str]] = {}
+    for n in range(1, len(order) + 1):
+        some = corpus.with_teachers([corpus.teachers[t] for t in order[:n]])
+        part = some.take(rows)
+        solved = (part.correct == 1) & part.usable
+        curve[n] = {
+            "added": some.teachers[-1],
+            "accuracy": float(is_right(part, choices_on(method, some, rows, on, seed)).mean()),
+            "best_single": float(solved[:, 0].mean()),
+            "oracle": float(solved.any(axis=1).mean()),
+        }
+    return curve
+
+
+def sizes_up_to(n: int) -> list[int]:
+    """100, 200, 500, 1000, ... below n, and n."""
+    steps = [k * 10**e for e in range(2, 8) for k in (1, 2, 5)]
+    return [s for s in steps if s < n] + [n]
 
 
 def unseen_domains(corpus: Corpus, method: Purifier, *, on: str = "test", seed: int = 0) -> dict[str, float]:

@@ -20,33 +20,31 @@ Where we depart from Dawid-Skene: reliabilities are counted on gold, not found b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
-from purifiers.base import NO_RESPONSE, Purified, Purifier, Scores, Signal, only_usable
+from purifiers.base import NO_RESPONSE, Purified, Purifier, Scores, Signal, blocks, by_blocks, only_usable
 from purifiers.best_teacher import accuracy
 from purifiers.conditional_logit import Candidates, fit, loss, probabilities
 from purifiers.forest import grow, predict
 from purifiers.majority import NO_ANSWER
 from purifiers.run import fold_of
-from purifiers.support import SIGNS, false_equations, support
 from purifiers.votes import noise
+from purifiers.words import Readings, features, manner, own_support, read
 from schemas.corpus import UNREAD, Corpus
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 SHRINK = 20.0
-RIDGES = tuple((votes, words) for votes in (1.0, 3.0, 10.0, 30.0) for words in (3.0, 30.0, 300.0))
+RIDGES = tuple((votes, words) for votes in (1.0, 10.0, 100.0) for words in (10.0, 100.0, 1e3, 1e4) if words >= votes)
 FOLDS = 5
 FOREST_FROM = 1000
-BLOCK = 20_000
-"""Questions scored at a time."""
-N_AGREEMENT, N_OUTSIDE, N_TEXT = 4, 4, 3 * len(SIGNS) + 5
+N_AGREEMENT, N_OUTSIDE = 4, 4
 
 
 class Consensus(Purifier):
@@ -76,31 +74,36 @@ class Consensus(Purifier):
         domains = tuple(sorted({d for d in corpus.domain.to_pylist() if d is not None}))
         copy = self.restore({}, corpus.teachers)
         copy._domains, copy._accuracy = domains, _reliability(corpus, domains)
-        candidates, code = copy._candidates(corpus)
+        readings = copy._read(corpus)
+        candidates, code = copy._candidates(corpus, readings)
         right = code == corpus.gold[candidates.question]
         if not right.any():  # the gold answers may be hidden although right and wrong is known
             right = _right(corpus, candidates.question, code)
         if self.trees and len(corpus) >= FOREST_FROM:
-            copy._forest = grow(copy._seen_by_forest(corpus, candidates), right)
+            copy._forest = grow(copy._seen_by_forest(corpus, candidates, code, readings), right)
         copy._scale = _scale(candidates.features, len(corpus.teachers))
         candidates = _scaled(candidates, copy._scale)
         copy._weights = _fit(candidates, right, fold_of(corpus, FOLDS, 0), len(corpus.teachers))
         return copy
 
+    @property
+    def gives_chances(self) -> bool:
+        """They are."""
+        return True
+
     def score(self, corpus: Corpus) -> Scores:
         """Probability that the teacher's answer is right, in 0..1; NaN where unusable or unread."""
-        blocks = [self._probabilities(part) for part in _blocks(corpus)]
-        return np.concatenate(blocks) if blocks else np.zeros(corpus.usable.shape, np.float32)
+        return by_blocks(lambda part: self._probabilities(part, self._read(part)), corpus)
 
     def purify(self, corpus: Corpus) -> Purified:
         """Keep the best supporter of the most probable answer."""
         chance = np.zeros(corpus.usable.shape, np.float32)
         teacher = np.zeros(len(corpus), np.int64)
         start = 0
-        for part in _blocks(corpus):
-            here = slice(start, start := start + len(part))
-            chance[here] = self._probabilities(part)
-            teacher[here] = self._supporters(part, chance[here])
+        for part in blocks(corpus):
+            here, readings = slice(start, start := start + len(part)), self._read(part)
+            chance[here] = self._probabilities(part, readings)
+            teacher[here] = self._supporters(part, chance[here], readings)
         top = np.where(teacher < 0, np.nan, chance[np.arange(len(corpus)), teacher]).astype(np.float32)
         teacher[top < self.threshold] = -1
         return Purified(teacher, np.where(teacher < 0, np.nan, top).astype(np.float32), chance, self._why(corpus, top))
@@ -111,7 +114,10 @@ class Consensus(Purifier):
         reasons = {r: NO_ANSWER if heard[r] else NO_RESPONSE for r in np.flatnonzero(np.isnan(top)).tolist()}
         return reasons | dict.fromkeys(np.flatnonzero(top < self.threshold).tolist(), unsure)
 
-    def _supporters(self, corpus: Corpus, chance: Scores) -> Ints:
+    def _read(self, corpus: Corpus) -> Readings | None:
+        return read(corpus) if self.text else None
+
+    def _supporters(self, corpus: Corpus, chance: Scores, readings: Readings | None) -> Ints:
         """(Q,) the teacher of the most probable answer whose rationale supports it best; -1 where none is read."""
         open_ = ~np.isnan(chance)
         top = np.where(open_, chance, -1).max(axis=1, keepdims=True)
@@ -121,17 +127,17 @@ class Consensus(Purifier):
         first = np.where(winners, tie, -1).argmax(axis=1)
         winners &= corpus.answer == corpus.answer[np.arange(len(corpus)), first][:, None]
         quality = self._reliability_of(corpus) + 1e-4 * tie
-        if self.text:
-            quality = quality + own_support(corpus, winners)
+        if readings:
+            quality = quality + own_support(readings)
         best: Ints = np.where(winners, quality, -np.inf).argmax(axis=1)
         return np.where(winners.any(axis=1), best, -1)
 
-    def _probabilities(self, corpus: Corpus) -> Scores:
-        candidates, code = self._candidates(corpus)
+    def _probabilities(self, corpus: Corpus, readings: Readings | None) -> Scores:
+        candidates, code = self._candidates(corpus, readings)
         scaled = _scaled(candidates, self._extended(self._scale, corpus, 1.0))
         chance, _ = probabilities(self._extended(self._weights[None], corpus)[0], scaled)
         if self._forest:
-            other = predict(self._forest, self._seen_by_forest(corpus, candidates))
+            other = predict(self._forest, self._seen_by_forest(corpus, candidates, code, readings))
             total = np.bincount(candidates.question, other, len(corpus))
             chance = (chance + other / np.maximum(total, 1)[candidates.question]) / 2
         grid = np.full(corpus.usable.shape, np.nan)
@@ -139,16 +145,22 @@ class Consensus(Purifier):
         grid[candidates.question[row], column] = chance[row]
         return only_usable(grid, corpus)
 
-    def _seen_by_forest(self, corpus: Corpus, candidates: Candidates) -> Floats:
-        """(N, ...) the features, with the votes of the fitted teachers, and how reliable these are in the domain."""
+    def _seen_by_forest(
+        self, corpus: Corpus, candidates: Candidates, code: npt.NDArray[np.int32], readings: Readings | None
+    ) -> Floats:
+        """(N, ...) the features, with the votes and the reliabilities of the fitted teachers alone; domain; manner."""
         votes, rest = np.split(candidates.features, [len(corpus.teachers)], axis=1)
         known = [corpus.teachers.index(t) if t in corpus.teachers else -1 for t in self._teachers]
         mine = np.concatenate([votes, np.zeros((len(votes), 1))], axis=1)[:, known]
-        share = self._accuracy[self._domain_rows(corpus)]
+        domain = np.array(self._domain_rows(corpus), np.int64)
+        share = self._accuracy[domain]
         odds = np.log(share / (1 - share))
-        count = votes.sum(axis=1, keepdims=True)
         question = candidates.question
-        return np.concatenate([mine, rest, count, candidates.outside[question], odds[question]], axis=1)
+        columns = [mine, rest, votes.sum(axis=1, keepdims=True), candidates.outside[question], odds[question]]
+        columns.append((domain[:, None] == np.arange(1, len(self._accuracy)))[question].astype(np.float64))
+        if readings:
+            columns.append(manner(readings, question, corpus.answer[question] == code[:, None]))
+        return np.concatenate(columns, axis=1)
 
     def _extended(self, learned: Floats, corpus: Corpus, missing: float | None = None) -> Floats:
         """The learned columns for the teachers of this corpus; a new teacher gets the mean of the known ones."""
@@ -168,7 +180,7 @@ class Consensus(Purifier):
         place = {domain: i + 1 for i, domain in enumerate(self._domains)}
         return [place.get(domain, 0) for domain in corpus.domain.to_pylist()]
 
-    def _candidates(self, corpus: Corpus) -> tuple[Candidates, npt.NDArray[np.int32]]:
+    def _candidates(self, corpus: Corpus, readings: Readings | None) -> tuple[Candidates, npt.NDArray[np.int32]]:
         """The answers given, their features (votes, strength, agreement, text), and their codes."""
         question, code = answers_given(corpus)
         voted = corpus.answer[question] == code[:, None]
@@ -176,10 +188,10 @@ class Consensus(Purifier):
         wrong_ways = np.log(np.maximum(np.array(options, np.float64) - 1, 1))
         share = self._reliability_of(corpus)
         strength = (voted * (np.log(share / (1 - share)) + wrong_ways[:, None])[question]).sum(axis=1)
-        blocks = [voted.astype(np.float64), strength[:, None], _agreement(question, voted, strength)]
-        if self.text:
-            blocks.append(_text(corpus, question, code, voted))
-        return Candidates(np.concatenate(blocks, axis=1), question, _outside(corpus, question, share)), code
+        columns = [voted.astype(np.float64), strength[:, None], _agreement(question, voted, strength)]
+        if readings:
+            columns.append(features(readings, question, voted))
+        return Candidates(np.concatenate(columns, axis=1), question, _outside(corpus, question, share)), code
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Weights, the scale of the features, the reliabilities, the domain names as bytes, and the forest."""
@@ -201,11 +213,6 @@ class Consensus(Purifier):
             forest = {name.removeprefix("forest."): a for name, a in state.items() if name.startswith("forest.")}
             copy._forest = forest
         return copy
-
-
-def _blocks(corpus: Corpus) -> Iterator[Corpus]:
-    for start in range(0, len(corpus), BLOCK):
-        yield corpus.take(np.arange(start, min(start + BLOCK, len(corpus))))
 
 
 def _reliability(corpus: Corpus, domains: tuple[str, ...]) -> Floats:
@@ -259,89 +266,6 @@ def _outside(corpus: Corpus, question: Ints, share: Floats) -> Floats:
     read = (corpus.answer != UNREAD).sum(axis=1)
     odds = np.log(share / (1 - share)).mean(axis=1)
     return np.stack([np.ones(len(corpus)), np.log1p(distinct), np.log1p(read), odds], axis=1)
-
-
-def _text(
-    corpus: Corpus, question: Ints, code: npt.NDArray[np.int32], voted: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    """(N, `N_TEXT`) what the rationales' words say.
-
-    Per sign of `purifiers.support`: the supporters' mean, its lead over their best rival option, and the mean of those
-    who answered otherwise, or unreadably. Then the supporters' false equations, and of the option itself: log length
-    against the others', whether it is the longest, its place, and whether it says "all" or "none of".
-    """
-    found = np.zeros((len(question), N_TEXT))
-    texts, choices = _rationales(corpus), corpus.choice_texts()
-    words = corpus.vocabulary.to_pylist()
-    starts = np.searchsorted(question, np.arange(len(corpus) + 1))
-    for q in range(len(corpus)):
-        mine = slice(starts[q], starts[q + 1])
-        if mine.start == mine.stop:
-            continue
-        options = choices[q] or {words[c]: words[c] for c in code[mine]}
-        signs = support(texts[q], options)
-        wrong = np.array([false_equations(t) for t in texts[q]])
-        present = np.array([bool(t) for t in texts[q]])
-        labels = list(options)
-        for n in range(mine.start, mine.stop):
-            if words[code[n]] in options:
-                k = labels.index(words[code[n]])
-                found[n] = _text_row(signs, k, voted[n] & present, ~voted[n] & present, wrong)
-                if choices[q]:
-                    found[n, -4:] = _option(list(options.values()), k)
-    return found
-
-
-def _text_row(
-    signs: npt.NDArray[np.float32],
-    k: int,
-    own: npt.NDArray[np.bool_],
-    others: npt.NDArray[np.bool_],
-    wrong: npt.NDArray[Any],
-) -> Floats:
-    rivals = np.delete(signs, k, axis=1)
-    lead = signs[:, k] - (rivals.max(axis=1) if rivals.shape[1] else 0)
-    against = signs[others, k].mean(axis=0) if others.any() else np.zeros(len(SIGNS))
-    mistakes = np.minimum(wrong[own], 2).mean() if own.any() else 0.0
-    if not own.any():
-        return np.concatenate([np.zeros(2 * len(SIGNS)), against, np.zeros(5)])
-    return np.concatenate([signs[own, k].mean(axis=0), lead[own].mean(axis=0), against, [mistakes, 0, 0, 0, 0]])
-
-
-def _option(texts: list[str], k: int) -> tuple[float, float, float, float]:
-    lengths = np.log1p([len(t) for t in texts])
-    catch_all = texts[k].lower().startswith(("all of", "none of"))
-    return (
-        float(lengths[k] - lengths.mean()),
-        float(lengths[k] == lengths.max()),
-        k / max(len(texts) - 1, 1),
-        float(catch_all),
-    )
-
-
-def own_support(corpus: Corpus, winners: npt.NDArray[np.bool_]) -> Floats:
-    """(Q, T) support of each winner's rationale for its answer: mean of signs and leads, less false equations."""
-    grid = np.zeros(corpus.usable.shape)
-    contested = np.flatnonzero(winners.sum(axis=1) > 1)
-    part = corpus.take(contested)
-    texts, choices, words = _rationales(part), part.choice_texts(), part.vocabulary.to_pylist()
-    for i, q in enumerate(contested.tolist()):
-        answer = words[part.answer[i, winners[q].argmax()]]
-        options = choices[i] if answer in choices[i] else {answer: answer}
-        signs = support(texts[i], options)
-        k = list(options).index(answer)
-        rivals = np.delete(signs, k, axis=1)
-        lead = signs[:, k] - (rivals.max(axis=1) if rivals.shape[1] else 0)
-        grid[q] = (signs[:, k] + lead).mean(axis=1) - [min(false_equations(t), 2) for t in texts[i]]
-    return grid
-
-
-def _rationales(corpus: Corpus) -> list[list[str]]:
-    """Q lists of T rationales, empty where there is none."""
-    row, column = np.nonzero(np.ones_like(corpus.usable))
-    flat = corpus.rationale_texts(row, column)
-    width = len(corpus.teachers)
-    return [flat[i : i + width] for i in range(0, len(flat), width)]
 
 
 def _scale(features: Floats, votes: int) -> Floats:

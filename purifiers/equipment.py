@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from builders.asker import Asker
+
+BEST = "best"
+"""In place of a judge's id: the teacher that was right most often on train."""
 
 Losses = npt.NDArray[np.float32]
 
@@ -50,3 +57,6 @@ class Equipment:
     """What is at hand while a purifier runs; None where nobody gave it."""
 
     student: Student | None = None
+    asker: Asker | None = None
+    folder: Path = Path()
+    """Where relative paths in a purifier's settings start."""

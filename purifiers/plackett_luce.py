@@ -6,6 +6,16 @@ Knowledge purification's ranking router (arXiv 2602.01064), after RouteLLM's sim
     weight(q, q') = gamma ** (1 + cos(E(q), E(q')))
     P(teacher i | q) = exp(xi_i) / sum_j exp(xi_j),    xi(q) = weighted maximum likelihood on the train outcomes
 
+``likelihood`` says how outcomes become comparisons:
+
+    pairs    each right teacher beats each wrong one (rank breaking): -log sigmoid(xi_i - xi_j)
+    winners  the right ones beat all as a set: -log( sum_{i right} e^xi_i / sum_i e^xi_i )
+    ranking  the full Plackett-Luce likelihood of a ranking, stage by stage: whoever stands at a place was chosen among
+             all that stand there or below, -log( e^xi_(k) / sum_{l >= k} e^xi_(l) ). The ranking is by the share of a
+             teacher's samples that are right; with one sample each, right before wrong. Among equals that are right,
+             by the mean log-probability of the answer, where all of them have one. Who is still equal shares a place
+             (Breslow's approximation), and the last place is no stage: nobody stands below.
+
 Where we depart: outcomes are right or wrong answers, not battles judged by people; the likelihood has a ridge (a
 teacher that never loses would go to infinity) and xi sums to zero; weights are scaled to sum to 1, so the ridge means
 the same for any gamma and number of questions.
@@ -19,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.encoder import DEFAULT_ENCODER, embed, unit
 from schemas.corpus import Corpus
 
@@ -28,6 +38,8 @@ Floats = npt.NDArray[np.float64]
 STEPS = 30
 BLOCK = 2048
 """Questions fitted at a time."""
+CELLS = 4_000_000
+"""Questions x stages x teachers in memory at a time."""
 
 
 class PlackettLuce(Purifier):
@@ -38,9 +50,10 @@ class PlackettLuce(Purifier):
     learns = True
 
     gamma: float = Field(1000.0, gt=0, description="weight of similar questions; 1 = one ranking for all; RouteLLM: 10")
-    likelihood: Literal["pairs", "winners"] = Field(
+    likelihood: Literal["pairs", "winners", "ranking"] = Field(
         "pairs",
-        description="'pairs': each right teacher beats each wrong one; 'winners': the right ones beat all as a set",
+        description="'pairs': each right teacher beats each wrong one; 'winners': the right ones beat all as a set; "
+        "'ranking': places by the share of samples that are right, then by log-probability",
     )
     neighbours: int | None = Field(None, gt=0, description="use only the k most similar train questions")
     centred: bool = Field(False, description="subtract the mean train vector from all vectors before the cosine")
@@ -49,14 +62,19 @@ class PlackettLuce(Purifier):
 
     def fit(self, corpus: Corpus) -> Self:
         """Remember the train questions that tell teachers apart: some right, some wrong."""
-        tells = (corpus.correct == 1).any(axis=1) & (corpus.correct == 0).any(axis=1)
-        part = corpus.take(np.flatnonzero(tells))
-        vectors = embed(part.question_texts(), self.encoder)
-        return self.restore({"vectors": vectors, "outcomes": part.correct}, corpus.teachers)
+        if self.likelihood == "ranking":
+            outcomes = places(*corpus.grades())
+            tells = outcomes.max(axis=1, initial=0) > 0
+        else:
+            outcomes = corpus.correct
+            tells = (outcomes == 1).any(axis=1) & (outcomes == 0).any(axis=1)
+        rows = np.flatnonzero(tells)
+        vectors = embed(corpus.take(rows).question_texts(), self.encoder)
+        return self.restore({"vectors": vectors, "outcomes": outcomes[rows]}, corpus.teachers)
 
     def score(self, corpus: Corpus) -> Scores:
         """xi, in nats: the difference of two scores is the log-odds that one teacher beats the other."""
-        return self.among_teachers(self.rank(corpus.question_texts()), corpus)
+        return by_blocks(lambda part: self.among_teachers(self.rank(part.question_texts()), part), corpus)
 
     def purify(self, corpus: Corpus) -> Purified:
         """Keep the highest score; give the softmax over the teachers that answered."""
@@ -75,6 +93,8 @@ class PlackettLuce(Purifier):
         weights = similarity_weights(
             vectors, self.learned("vectors"), self.gamma, self.neighbours, centred=self.centred
         )
+        if self.likelihood == "ranking":
+            return fit_ranking(*stage_weights(weights, self.learned("outcomes")), self.ridge)
         patterns, which = np.unique(self.learned("outcomes"), axis=0, return_inverse=True)
         totals = np.stack([weights[:, which == p].sum(axis=1) for p in range(len(patterns))], axis=1)
         if self.likelihood == "pairs":
@@ -161,6 +181,73 @@ def fit_winners(totals: Floats, outcomes: npt.NDArray[np.int8], ridge: float) ->
         hessian = -np.einsum("qp,qpi,qpj->qij", totals, share, share)
         hessian[:, diagonal, diagonal] += np.einsum("qp,qpt->qt", totals, share) + ridge
         step = np.clip(np.linalg.solve(hessian, gradient[..., None])[..., 0], -2, 2)
+        xi -= step
+        if np.abs(step).max(initial=0) < 1e-8:
+            break
+    return xi
+
+
+def places(share: Floats, logprob: Floats) -> npt.NDArray[np.int8]:
+    """(Q, T) place of each teacher in its question's ranking, 0 first, equals alike; -1 where its share is unknown."""
+    here = ~np.isnan(share)
+    right = here & (share > 0)
+    told = (np.isfinite(logprob) | ~right).all(axis=1, keepdims=True)
+    order = np.argsort(np.argsort(np.where(right, logprob, -np.inf), axis=1), axis=1)
+    value = np.where(here, share, -np.inf) + np.where(right & told, 1e-6 * order, 0.0)
+    fresh = here.copy()
+    for later in range(1, share.shape[1]):
+        fresh[:, later] &= (value[:, :later] != value[:, later, None]).all(axis=1)
+    above = (value[:, None, :] > value[:, :, None]) & fresh[:, None, :]
+    return np.where(here, above.sum(axis=2), -1).astype(np.int8)
+
+
+def stage_weights(weights: Floats, ranking: npt.NDArray[np.int8]) -> tuple[Floats, Floats, Floats]:
+    """The distinct stages of N rankings and the weight that each has for each of Q questions.
+
+    Args:
+        weights: (Q, N) weight of each ranking.
+        ranking: (N, T) places as `places` gives them.
+
+    Returns:
+        (Q, S) weights, (S, T) 1 for who won the stage, (S, T) 1 for who stood in it.
+    """
+    last = ranking.max(axis=1, initial=-1)
+    question, place = np.nonzero(np.arange(ranking.shape[1]) < last[:, None])
+    won = ranking[question] == place[:, None]
+    stood = ranking[question] >= place[:, None]
+    stages, which = np.unique(np.concatenate([won, stood], axis=1), axis=0, return_inverse=True)
+    totals = np.stack([weights[:, question[which == s]].sum(axis=1) for s in range(len(stages))], axis=1)
+    width = ranking.shape[1]
+    return totals, stages[:, :width].astype(np.float64), stages[:, width:].astype(np.float64)
+
+
+def fit_ranking(totals: Floats, won: Floats, stood: Floats, ridge: float) -> Floats:
+    """Plackett-Luce of whole rankings by Newton steps, for many questions at once; the function is convex.
+
+    Minimises  -sum_s totals_s sum_{i won s} log( e^xi_i / sum_{j stood in s} e^xi_j ) + ridge/2 sum_i xi_i**2.
+
+    Args:
+        totals: (Q, S) weight of each stage.
+        won: (S, T) see `stage_weights`.
+        stood: (S, T) likewise.
+        ridge: above 0.
+
+    Returns:
+        (Q, T) xi.
+    """
+    block = max(1, CELLS // max(won.size, 1))
+    if len(totals) > block:
+        parts = [fit_ranking(totals[i : i + block], won, stood, ridge) for i in range(0, len(totals), block)]
+        return np.concatenate(parts)
+    xi = np.zeros((len(totals), won.shape[1]))
+    heavy, gained = totals * won.sum(axis=1), totals @ won
+    diagonal = np.arange(won.shape[1])
+    for _ in range(2 * STEPS):
+        share = _shares(xi, stood > 0)
+        expected = np.einsum("qs,qst->qt", heavy, share)
+        hessian = -np.einsum("qs,qsi,qsj->qij", heavy, share, share)
+        hessian[:, diagonal, diagonal] += expected + ridge
+        step = np.clip(np.linalg.solve(hessian, (expected - gained + ridge * xi)[..., None])[..., 0], -2, 2)
         xi -= step
         if np.abs(step).max(initial=0) < 1e-8:
             break

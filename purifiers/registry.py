@@ -10,6 +10,7 @@ from purifiers.base import Purifier
 from schemas.errors import InputError, nearest
 
 METHODS = {
+    "keep-all": "purifiers.keep_all:KeepAll",
     "random": "purifiers.random_teacher:RandomTeacher",
     "best-teacher": "purifiers.best_teacher:BestTeacher",
     "majority": "purifiers.majority:Majority",
@@ -20,6 +21,13 @@ METHODS = {
     "similarity": "purifiers.similarity:Similarity",
     "verified": "purifiers.verified:Verified",
     "plackett-luce": "purifiers.plackett_luce:PlackettLuce",
+    "teacher-selection": "purifiers.teacher_selection:TeacherSelection",
+    "comprehension": "purifiers.comprehension:Comprehension",
+    "utility": "purifiers.utility:Utility",
+    "aggregate": "purifiers.aggregate:Aggregate",
+    "peer-review": "purifiers.peer_review:PeerReview",
+    "pairwise": "purifiers.pairwise:Pairwise",
+    "debate": "purifiers.debate:Debate",
 }
 
 

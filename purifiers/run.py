@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from purifiers.base import Purified, Purifier, Signal
@@ -21,7 +23,7 @@ from schemas.corpus import Corpus
 from schemas.database import refresh
 from schemas.errors import InputError
 from schemas.parquet import swapped_folder
-from schemas.tables import SPLITS
+from schemas.tables import CALLS, SPLITS
 from schemas.workspace import told_disk_errors
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def shown(corpus: Corpus, purifier: Purifier) -> Corpus:
     """The corpus as the purifier may see it when it chooses: gold hidden, but for the leakage rules above."""
     if not purifier.publishable:
         return corpus
-    if Signal.GOLD not in purifier.signals:
+    if Signal.GOLD not in purifier.looks_at:
         return corpus.hide_gold()
     hidden = np.ones(len(corpus), np.bool_)
     hidden[corpus.rows("train")] = False
@@ -100,17 +102,24 @@ def merge(n: int, parts: list[tuple[npt.NDArray[np.int64], Purified]]) -> Purifi
         teacher[rows], score[rows] = part.teacher, part.score
         if probabilities is not None and part.probabilities is not None:
             probabilities[rows] = part.probabilities
+    every = None
+    if any(part.every is not None for _, part in parts):
+        every = np.zeros((n, next(p.every.shape[1] for _, p in parts if p.every is not None)), np.bool_)
+        for rows, part in parts:
+            every[rows] = part.every
     return Purified(
         teacher,
         score,
         probabilities,
+        every=every,
         rejected={int(rows[r]): why for rows, part in parts for r, why in part.rejected.items()},
         synthesised={int(rows[r]): made for rows, part in parts for r, made in part.synthesised.items()},
+        notes={int(rows[r]): note for rows, part in parts for r, note in part.notes.items()},
     )
 
 
 def publish(workspace: Workspace, purifier: Purifier, *, folds: int = FOLDS, seed: int = 0) -> tuple[Corpus, Purified]:
-    """Purify a workspace's questions into ``purified/``, ``rejected/``, ``routers/`` and the DuckDB file.
+    """Purify a workspace's questions into ``purified/``, ``rejected/``, ``calls/``, ``routers/`` and the DuckDB file.
 
     Raises:
         InputError: the method serves evaluation alone, or cannot be fitted here.
@@ -125,17 +134,30 @@ def publish(workspace: Workspace, purifier: Purifier, *, folds: int = FOLDS, see
         )
     with workspace.lock():
         corpus = Corpus.of(workspace)
+        asker = purifier.equipment.asker
         fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
+        calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
+        seen = fingerprint(fitted, corpus, folds, seed, calls)
         router = workspace.router_dir(purifier.name)
         with told_disk_errors(workspace.path), swapped_folder(router, workspace.aside) as fresh:
             save(fitted, fresh)
-            write_purified(workspace, corpus, purifier, kept, fingerprint(fitted, corpus, folds, seed))
+            write_purified(workspace, corpus, purifier, kept, seen)
+            workspace.write_calls(purifier.name, _with_split(calls, corpus))
         refresh(workspace)
     return corpus, kept
 
 
-def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int) -> str:
-    """16 hex digits that change with the method, its settings, what it learned, and the responses and gold it saw."""
+def _with_split(calls: pa.Table, corpus: Corpus) -> pa.Table:
+    """The calls with the split of their question."""
+    place = pc.index_in(calls["question_id"], corpus.question_ids).to_numpy()
+    return calls.append_column("split", pa.array(SPLITS).take(pa.array(corpus.split[place])))
+
+
+def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int, calls: pa.Table) -> str:
+    """16 hex digits that change with the method, its settings, what it learned, and the responses and gold it saw.
+
+    Of what it asked, they change with the requests, and with which of them were answered.
+    """
     digest = hashlib.sha256(orjson.dumps([fitted.name, fitted.model_dump(mode="json"), corpus.teachers, folds, seed]))
     seen = corpus.hide_gold(corpus.split != SPLITS.index("train")) if fitted.learns else shown(corpus, fitted)
     said = np.zeros(len(corpus.vocabulary) + 1, np.bool_)  # gold is in the vocabulary, too: number what was answered
@@ -144,6 +166,10 @@ def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int) -> str:
     for array in [*fitted.state().values(), answer, corpus.usable, seen.correct, corpus.sample, corpus.split]:
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(orjson.dumps(corpus.vocabulary.filter(said[:-1]).to_pylist()))
+    if Signal.STUDENT in fitted.signals:
+        digest.update(fitted.student.name.encode())
     for buffer in corpus.question_ids.buffers():
         digest.update(buffer or b"")
+    for name in ("request_hash", "status"):
+        digest.update(orjson.dumps(calls[name].to_pylist()))
     return digest.hexdigest()[:16]

@@ -8,8 +8,11 @@ of other clusters:
     L_questions = -log( e^cos(h,h+) / (e^cos(h,h+) + sum_{h-} e^cos(h,h-)) )
     L           = L_teachers + cluster_weight * L_questions,    P(i | q) = softmax(s)_i
 
-Where we depart: the encoder is frozen and h = W E(q) with a learned square W that starts as the identity, instead of
-fine-tuning all of mDeBERTa (seconds instead of hours without a GPU). The outcomes are 0 or 1, so the positives are the
+RouterDC fine-tunes mDeBERTa-v3-base: ``encoder=microsoft/mdeberta-v3-base, fine_tune=true`` (`purifiers.fine_tune`),
+with h its first token. By default the encoder is frozen and h = W E(q) with a learned square W that starts as the
+identity (seconds instead of hours without a GPU).
+
+Where we depart: the outcomes are 0 or 1, so the positives are the
 right teachers and the negatives the wrong ones, at most ``positives`` and ``negatives`` of them, drawn anew each step.
 Clusters come from k-means on 50 principal components, not on t-SNE. Of the published code we do not repeat that x+
 may be x itself, that questions with too few negatives shift the batch, and that the epoch is chosen on training data.
@@ -17,26 +20,29 @@ may be x itself, that questions with too few negatives shift the batch, and that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from purifiers.base import Purified, Purifier, Scores, Signal, choose, softmax
-from purifiers.encoder import DEFAULT_ENCODER, embed, unit
+from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
+from purifiers.encoder import DEFAULT_ENCODER, Vectors, embed, unit
+from purifiers.fine_tune import Encoder, FineTuning, Lesson, encoder_of, fine_tune, or_default
 from purifiers.train_head import Arrays, Rows, Training, hold_out, train
 from schemas.corpus import Corpus
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from purifiers.fine_tune import HeadLoss
+
 COMPONENTS = 50
 START_SPREAD = 0.78
 
 
 class Similarity(Purifier):
-    """RouterDC on frozen vectors; needs the question alone, so it can also route new questions."""
+    """RouterDC, teachers and questions in one space; needs the question alone, so it can also route new questions."""
 
     name = "similarity"
     signals = frozenset({Signal.QUESTION})
@@ -48,43 +54,64 @@ class Similarity(Purifier):
     clusters: int = Field(8, gt=0, description="clusters of questions; 1 turns the question loss off")
     strangers: int = Field(3, gt=0, description="questions of other clusters per question")
     cluster_weight: float = Field(1.0, ge=0, description="weight of the question loss")
-    encoder: str = Field(DEFAULT_ENCODER, description="sentence-transformers id or folder")
-    training: Training = Field(Training(), description="settings of the training")
+    encoder: str = Field(DEFAULT_ENCODER, description="sentence-transformers id or folder; to fine-tune, any encoder's")
+    training: Training = Field(Training(), description="settings of the training, with a frozen encoder")
+    fine_tune: Annotated[FineTuning | None, BeforeValidator(or_default)] = Field(
+        None, description="true or settings: train the encoder too; best on a GPU"
+    )
 
     def fit(self, corpus: Corpus) -> Self:
         """Learn W and the teachers' vectors on the questions that tell teachers apart."""
         tells = (corpus.correct == 1).any(axis=1) & (corpus.correct == 0).any(axis=1)
         part = corpus.take(np.flatnonzero(tells)) if tells.any() else corpus
-        vectors = embed(part.question_texts(), self.encoder)
-        learned = self._train(vectors, part)
-        return self.restore(learned, corpus.teachers)
+        return self.restore(self._frozen(part) if self.fine_tune is None else self._tuned(part), corpus.teachers)
 
-    def _train(self, vectors: npt.NDArray[np.float32], corpus: Corpus) -> Arrays:
+    def _frozen(self, corpus: Corpus) -> Arrays:
         import torch
 
-        rng = np.random.default_rng(self.training.seed)
-        width = vectors.shape[1]
-        start: Arrays = {
-            "adapter": np.eye(width, dtype=np.float32),
-            "teachers": rng.normal(0, START_SPREAD, (len(corpus.teachers), width)).astype(np.float32),
+        vectors = embed(corpus.question_texts(), self.encoder)
+        seed, x = self.training.seed, torch.from_numpy(vectors)
+        rng = np.random.default_rng(seed)
+        start = {
+            "adapter": np.eye(x.shape[1], dtype=np.float32),
+            "teachers": _start(rng, len(corpus.teachers), x.shape[1]),
         }
-        cluster = clusters_of(vectors, self.clusters, self.training.seed)
-        x = torch.from_numpy(vectors)
+        of = self._loss(corpus, clusters_of(vectors, self.clusters, seed), rng)
 
         def loss(p: dict[str, Tensor], rows: Rows, training: bool) -> Tensor:
+            return of(p, x[rows] @ p["adapter"].T, rows, training)
+
+        return train(start, loss, hold_out(corpus, self.training.held_out, seed), self.training)
+
+    def _tuned(self, corpus: Corpus) -> Arrays:
+        settings, texts = self.fine_tune or FineTuning(), corpus.question_texts()
+        encoder, rng = Encoder.load(self.encoder, settings), np.random.default_rng(settings.seed)
+        vectors = encoder.vectors(texts)
+        start = {"teachers": _start(rng, len(corpus.teachers), vectors.shape[1])}
+        loss = self._loss(corpus, clusters_of(vectors, self.clusters, settings.seed), rng)
+        rows = hold_out(corpus, settings.held_out, settings.seed)
+        lesson = Lesson(texts, corpus.correct, loss, lambda p, h: cosines(h, p["teachers"]))
+        head = fine_tune(encoder, start, lesson, rows)
+        return {**head, **encoder.state()}
+
+    def _loss(self, corpus: Corpus, cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> HeadLoss:
+        def loss(p: dict[str, Tensor], h: Tensor, rows: Rows, training: bool) -> Tensor:
             draw = rng if training else np.random.default_rng(0)
-            h = x[rows] @ p["adapter"].T
             right, wrong = pick(corpus.correct[rows], self.positives, self.negatives, draw)
             total = teacher_loss(cosines(h, p["teachers"]) / self.temperature, right, wrong)
             if training and self.cluster_weight and self.clusters > 1:
                 total = total + self.cluster_weight * question_loss(h, *pairs(cluster[rows], self.strangers, draw))
             return total
 
-        return train(start, loss, hold_out(corpus, self.training), self.training)
+        return loss
 
     def score(self, corpus: Corpus) -> Scores:
         """Cosine over temperature; a teacher that was not there at the fit has none, and is not chosen."""
-        h = embed(corpus.question_texts(), self.encoder) @ self.learned("adapter").T
+        encode = encoder_of(self.encoder, self.fine_tune, self._learned)
+        return by_blocks(lambda part: self._score(part, encode(part.question_texts())), corpus)
+
+    def _score(self, corpus: Corpus, vectors: Vectors) -> Scores:
+        h = vectors @ self.learned("adapter").T if self.fine_tune is None else vectors
         cosine = unit(h) @ unit(self.learned("teachers")).T / self.temperature
         return self.among_teachers(cosine, corpus)
 
@@ -92,6 +119,10 @@ class Similarity(Purifier):
         """Keep the closest teacher; give the softmax over the teachers that answered."""
         scores = self.score(corpus)
         return choose(scores, softmax(scores))
+
+
+def _start(rng: np.random.Generator, teachers: int, width: int) -> npt.NDArray[np.float32]:
+    return rng.normal(0, START_SPREAD, (teachers, width)).astype(np.float32)
 
 
 def cosines(h: Tensor, k: Tensor) -> Tensor:
@@ -111,9 +142,10 @@ def teacher_loss(sims: Tensor, right: npt.NDArray[np.bool_], wrong: npt.NDArray[
     """
     import torch
 
-    against = torch.logsumexp(sims.masked_fill(~torch.from_numpy(wrong), -torch.inf), dim=1, keepdim=True)
+    positives, negatives = (torch.from_numpy(mask).to(sims.device) for mask in (right, wrong))
+    against = torch.logsumexp(sims.masked_fill(~negatives, -torch.inf), dim=1, keepdim=True)
     each = torch.logaddexp(sims, against) - sims
-    return each.masked_fill(~torch.from_numpy(right), 0.0).sum() / len(sims)
+    return each.masked_fill(~positives, 0.0).sum() / len(sims)
 
 
 def question_loss(h: Tensor, anchor: Rows, friend: Rows, strangers: Rows) -> Tensor:

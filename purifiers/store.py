@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from purifiers.base import Purifier
+from purifiers.base import Purifier, Signal
 from purifiers.registry import method
 from schemas.errors import WorkspaceError
 
@@ -23,6 +23,8 @@ def save(purifier: Purifier, folder: Path) -> None:
         "settings": purifier.model_dump(mode="json"),
         "teachers": purifier.fitted_teachers,
     }
+    if Signal.STUDENT in purifier.signals:
+        about["student"] = purifier.student.name
     (folder / SETTINGS).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     (folder / STATE).write_bytes(to_bytes(purifier.state()))
 

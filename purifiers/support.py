@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 SIGNS = ("words", "label", "verbatim", "numbers")
 TAIL_WORDS, TAIL_NUMBERS = 60, 8
+TAIL_CHARACTERS = 1000
+"""Where the last words are looked for."""
 
 WORD = re.compile(r"[^\W_]+(?:[.'/-][^\W_]+)*")
 LABEL = re.compile(r"\(([A-Z])\)|\b([A-Z])[.)](?=\s|$)")
@@ -53,7 +55,7 @@ class Rationale:
         flat = _flat(text)
         return cls(
             flat,
-            frozenset(WORD.findall(flat)[-TAIL_WORDS:]),
+            frozenset(WORD.findall(flat[-TAIL_CHARACTERS:])[-TAIL_WORDS:]),
             Counter(a or b for a, b in LABEL.findall(text)),
             tuple(_numbers(text)[-TAIL_NUMBERS:]),
         )
@@ -93,6 +95,8 @@ def false_equations(text: str) -> int:
 
     Only those that stand alone are read: what follows "=", "^" or a bracket may be part of something longer.
     """
+    if "=" not in text:
+        return 0
     wrong = 0
     for left, right in EQUATION.findall(text.replace(",", "") if re.search(r"\d,\d{3}\b", text) else text):
         value, said = _value(left), float(right.replace("$", ""))

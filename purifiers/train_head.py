@@ -35,9 +35,9 @@ class Training(BaseModel):
     seed: int = Field(default=0, description="of the start, the order and the hold-out")
 
 
-def hold_out(corpus: Corpus, training: Training) -> tuple[Rows, Rows]:
+def hold_out(corpus: Corpus, one_in: int, seed: int) -> tuple[Rows, Rows]:
     """Rows to learn from and rows to stop on; by a hash of the question, so that it does not hang on the order."""
-    fold = fold_of(corpus, training.held_out, training.seed + 1)
+    fold = fold_of(corpus, one_in, seed + 1)
     inside, outside = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     return (inside, outside) if len(inside) and len(outside) else (np.arange(len(corpus)), np.arange(len(corpus)))
 
@@ -61,7 +61,7 @@ def train(start: Arrays, loss: Loss, rows: tuple[Rows, Rows], training: Training
         optimiser = torch.optim.AdamW(parameters.values(), lr=training.rate, weight_decay=training.decay)
         best, least, waited = dict(start), np.inf, 0
         for _ in range(training.epochs):
-            for part in _batches(order.permutation(inside), training.batch):
+            for part in batches(order.permutation(inside), training.batch):
                 optimiser.zero_grad()
                 loss(parameters, part, True).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -75,5 +75,6 @@ def train(start: Arrays, loss: Loss, rows: tuple[Rows, Rows], training: Training
     return best
 
 
-def _batches(rows: Rows, size: int) -> list[Rows]:
+def batches(rows: Rows, size: int) -> list[Rows]:
+    """The rows in parts of ``size``."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -4,12 +4,14 @@ Among right rationales the most typical one is kept: the one whose vector is clo
 that reached gold by an odd way, or by luck, stands apart). With ``encoder`` null it is the one whose words support the
 answer best, which needs no model.
 
-A labelled train question that nobody got right is rejected. Asking a teacher again with the gold answer shown
-(rationalisation) is not done here: it needs a running teacher.
+A labelled train question that nobody got right is rejected, unless ``judge`` names somebody to ask again with the gold
+answer shown (rationalisation, as in STaR, arXiv 2203.14465). Such a rationale is kept if it concludes in gold and does
+not say that it was given the answer; ``note`` marks it, and it has no parents.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,11 +19,25 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
-from purifiers.base import Purified, Purifier, Scores, Signal
-from purifiers.consensus import Consensus, own_support
+from builders.asker import Call, Said
+from builders.prompt import Prompt
+from builders.read_answer import grade, read_answer
+from purifiers.asking import asker_of
+from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
+from purifiers.best_teacher import accuracy
+from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
+from purifiers.equipment import BEST
 from purifiers.gold_first import NOBODY_RIGHT
+from purifiers.words import own_support, read
 from schemas.corpus import Corpus
+
+TOLD = re.compile(
+    r"\b(?:given|provided|stated|supplied|correct|gold)\s+(?:correct\s+|right\s+)?answer\b"
+    r"|\banswer\s+(?:is|was)\s+(?:already\s+)?(?:given|provided|stated)\b",
+    re.IGNORECASE,
+)
+"""A rationale that speaks of the answer it was shown."""
 
 
 class Verified(Purifier):
@@ -33,14 +49,26 @@ class Verified(Purifier):
 
     encoder: str | None = Field(DEFAULT_ENCODER, description="encoder of the rationales; null = choose by their words")
     threshold: float = Field(0.0, ge=0, le=1, description="without gold: reject below this probability")
+    judge: str | None = Field(
+        None,
+        description="who is asked again, with gold shown, where no teacher reached it: a judge or teacher of the "
+        "recipe, or `best` for the teacher best on train; null = nobody",
+    )
 
+    _best: str | None = PrivateAttr(None)
     _consensus: Consensus = PrivateAttr(default_factory=lambda: Consensus())  # noqa: PLW0108
 
     def fit(self, corpus: Corpus) -> Self:
         """Fit the consensus for the questions without gold."""
         copy = self.restore({}, corpus.teachers)
         copy._consensus = Consensus(threshold=self.threshold).fit(corpus)
+        copy._best = corpus.teachers[int(accuracy(corpus).argmax())]
         return copy
+
+    @property
+    def looks_at(self) -> frozenset[Signal]:
+        """An LLM, too, if one is asked."""
+        return self.signals | {Signal.LLM} if self.judge else self.signals
 
     def score(self, corpus: Corpus) -> Scores:
         """Where gold is known: 1 plus the typicality of a right rationale, NaN for others; else the probability."""
@@ -62,7 +90,31 @@ class Verified(Purifier):
         heard = np.asarray(corpus.usable.any(axis=1))
         for row in labelled[~solved].tolist():
             rejected[row] = NOBODY_RIGHT if heard[row] else kept.rejected[row]
-        return Purified(kept.teacher, kept.score, kept.probabilities, rejected)
+        made, notes = self._asked_again(corpus, labelled[~solved], rejected) if self.judge else ({}, {})
+        return Purified(kept.teacher, kept.score, kept.probabilities, rejected, made, notes)
+
+    def _asked_again(
+        self, corpus: Corpus, rows: npt.NDArray[np.int64], rejected: dict[int, str]
+    ) -> tuple[dict[int, Synthesis], dict[int, str]]:
+        """Rationales from somebody who was shown gold, with their notes; what they settle leaves ``rejected``."""
+        asker = asker_of(self)
+        judge = asker.check(self._best or corpus.teachers[0] if self.judge == BEST else str(self.judge))
+        prompt, part = Prompt.load("teacher-forced"), corpus.take(rows)
+        gold = [part.vocabulary[int(code)].as_py() for code in part.gold]
+        questions = part.asked()
+        calls = [
+            Call(judge, q["question_id"], "rationalise", prompt.messages({**q, "answer": g}), gold_shown=True)
+            for q, g in zip(questions, gold, strict=True)
+        ]
+        made, notes = dict[int, Synthesis](), dict[int, str]()
+        for row, q, g, said in zip(rows.tolist(), questions, gold, asker.ask(calls), strict=True):
+            found = _rationalised(said, q, g, judge)
+            if isinstance(found, Synthesis):
+                del rejected[row]
+                made[row], notes[row] = found, f"no teacher reached gold: it was shown to {judge}"
+            else:
+                rejected[row] = f"{rejected[row]}; {judge}, shown gold, {found}"
+        return made, notes
 
     def _right_ones(self, corpus: Corpus) -> Scores:
         """(Q, T) 1 + typicality (or support) of each right rationale, NaN elsewhere."""
@@ -71,7 +123,7 @@ class Verified(Purifier):
         scores = np.where(right, 1.0, np.nan)
         if len(several):
             part = corpus.take(several)
-            own = own_support(part, right[several]) if self.encoder is None else self._typical(part, right[several])
+            own = own_support(read(part)) if self.encoder is None else self._typical(part, right[several])
             scores[several] += own
         return scores.astype(np.float32)
 
@@ -91,6 +143,21 @@ class Verified(Purifier):
         copy = super().restore(state, teachers)
         copy._consensus = Consensus(threshold=self.threshold).restore(state, teachers)
         return copy
+
+
+def _rationalised(said: Said, question: dict[str, Any], gold: str, judge: str) -> Synthesis | str:
+    """The rationale, or what is wrong with it."""
+    if said.text is None:
+        return f"gave no reply ({said.why_not})"
+    answer = read_answer(said.text, question["task"], question["choices"])
+    said.verdict = answer.value
+    if said.status != "ok":
+        return "was cut at the token limit"
+    if not grade(answer.value, gold, question["task"]):
+        return "does not conclude in it"
+    if not answer.rationale or TOLD.search(answer.rationale):
+        return "does not derive it but says that it was given"
+    return Synthesis(answer.rationale, gold, (), written_by=judge)
 
 
 def typicality(vectors: npt.NDArray[np.float32], question: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

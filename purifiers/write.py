@@ -8,7 +8,7 @@ and written, several at a time. Memory depends on the size of a shard, not of th
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from purifiers.base import Purified, Purifier
 from purifiers.votes import agreement, conflict
+from purifiers.weights import agreement_weight, teacher_importance
 from schemas.corpus import UNREAD, Corpus
 from schemas.database import connect
 from schemas.errors import WorkspaceError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
 SHARD = 100_000
-"""Questions per output file."""
+"""Questions per output file; fewer for a method that keeps several rationales of each."""
 GROUP = 10_000
 """Questions rendered, and written as one row group, at a time."""
 WRITERS = 2
@@ -44,7 +45,7 @@ WRITERS = 2
 Rows = npt.NDArray[np.int64]
 
 FETCH = """
-SELECT c.row, coalesce(c.text, r.rationale) AS rationale
+SELECT c.pick, coalesce(c.text, r.rationale) AS rationale
 FROM chosen c LEFT JOIN responses r USING (question_id, teacher_id, sample_idx)
 """
 
@@ -57,7 +58,7 @@ def write_purified(workspace: Workspace, corpus: Corpus, purifier: Purifier, kep
     Raises:
         WorkspaceError: the disk is full, or two responses have the same key.
     """
-    rows = _Rows(corpus, purifier, kept, fingerprint)
+    rows = _Rows(corpus, purifier, kept, fingerprint, teacher_importance(corpus))
     with told_disk_errors(workspace.path), ExitStack() as stack:
         purified = stack.enter_context(swapped_folder(workspace.purified_dir(purifier.name), workspace.aside))
         rejected = stack.enter_context(swapped_folder(workspace.rejected_dir(purifier.name), workspace.aside))
@@ -70,53 +71,60 @@ def write_purified(workspace: Workspace, corpus: Corpus, purifier: Purifier, kep
 
 @dataclass(frozen=True)
 class _Shard:
-    """One output file: its kept ``rows`` of the corpus, where its questions ``start``, and where rationales wait."""
+    """One output file: where its questions ``start``, the ``rows`` and ``columns`` kept, and where rationales wait.
+
+    ``first`` numbers the first of its picks among all of `Purified.picks`.
+    """
 
     split: str
     number: int
     start: int
+    size: int
+    first: int
     rows: Rows
+    columns: Rows
     rationales: Path
 
 
 def _shards(workspace: Workspace, kept: Purified, scratch: Path) -> list[_Shard]:
-    """The shards in order: the k-th of a file of questions has the kept ones among its k-th `SHARD` questions."""
-    is_kept = kept.teacher >= 0
-    is_kept[list(kept.synthesised)] = True
+    """The shards in order: the k-th of a file of questions has what is kept of its k-th ``size`` questions."""
+    row, column = kept.picks()
+    size = SHARD if kept.every is None else max(1, SHARD // kept.every.shape[1])
     found, first, numbers = [], 0, Counter[str]()
     for file in question_files(workspace.questions_dir):
         split, end = file.name.split("-")[0], first + pq.read_metadata(file).num_rows
-        for start in range(first, end, SHARD):
-            rows = start + np.flatnonzero(is_kept[start : min(start + SHARD, end)])
-            found.append(_Shard(split, numbers[split], start, rows, scratch / f"{split}-{numbers[split]}.arrow"))
+        for start in range(first, end, size):
+            low, high = np.searchsorted(row, [start, min(start + size, end)]).tolist()
+            path = scratch / f"{split}-{numbers[split]}.arrow"
+            found.append(_Shard(split, numbers[split], start, size, low, row[low:high], column[low:high], path))
             numbers[split] += 1
         first = end
     return found
 
 
-def _questions(workspace: Workspace) -> Iterator[pa.Table]:
-    """The questions of each shard, in the same order; memory holds one shard."""
+def _questions(workspace: Workspace, size: int) -> Iterator[pa.Table]:
+    """The questions of each shard of ``size``, in the same order; memory holds one shard."""
     for file in question_files(workspace.questions_dir):
         held = QUESTIONS.arrow.empty_table()
         for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=QUESTIONS.names):
             held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(held.schema)])
-            while len(held) >= SHARD:
-                yield held.slice(0, SHARD)
-                held = held.slice(SHARD)
+            while len(held) >= size:
+                yield held.slice(0, size)
+                held = held.slice(size)
         if len(held):
             yield held
 
 
 def _fetch_rationales(workspace: Workspace, chosen: pa.Table, shards: list[_Shard]) -> None:
-    """Write each chosen rationale, with its row, to the file of its shard."""
-    edges = np.array([s.start for s in shards[1:]], np.int64)
+    """Write each chosen rationale, with the number of its pick, to the file of its shard."""
+    edges = np.array([s.first for s in shards[1:]], np.int64)
     with connect(workspace) as con, ExitStack() as stack:
         con.execute("SET preserve_insertion_order = false")  # sorted later: DuckDB need not hold rows back
         con.register("chosen", chosen)
         reader = con.sql(FETCH).to_arrow_reader(GROUP)
         files = [stack.enter_context(pa.ipc.new_stream(s.rationales, reader.schema)) for s in shards]
         for batch in reader:
-            shard = np.searchsorted(edges, batch["row"].to_numpy(), side="right")
+            shard = np.searchsorted(edges, batch["pick"].to_numpy(), side="right")
             grouped = batch.take(pa.array(np.argsort(shard, kind="stable")))
             starts = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=len(files)))])
             for i in np.unique(shard):
@@ -126,7 +134,8 @@ def _fetch_rationales(workspace: Workspace, chosen: pa.Table, shards: list[_Shar
 def _write_shards(folder: Path, workspace: Workspace, shards: list[_Shard], rows: _Rows) -> None:
     with ThreadPoolExecutor(WRITERS) as pool:
         pending: deque[Future[None]] = deque()
-        for shard, questions in zip(shards, _questions(workspace), strict=True):
+        size = shards[0].size if shards else SHARD
+        for shard, questions in zip(shards, _questions(workspace, size), strict=True):
             if len(shard.rows):
                 kept = questions.take(pa.array(shard.rows - shard.start))
                 pending.append(pool.submit(_write_shard, folder, shard, kept, rows))
@@ -138,13 +147,14 @@ def _write_shards(folder: Path, workspace: Workspace, shards: list[_Shard], rows
 
 def _write_shard(folder: Path, shard: _Shard, questions: pa.Table, rows: _Rows) -> None:
     with pa.ipc.open_stream(shard.rationales) as stream:
-        fetched = stream.read_all().sort_by("row")
-    if not np.array_equal(fetched["row"].to_numpy(), shard.rows):
+        fetched = stream.read_all().sort_by("pick")
+    if not np.array_equal(fetched["pick"].to_numpy(), shard.first + np.arange(len(shard.rows))):
         raise WorkspaceError("two responses have the same question_id, teacher_id and sample_idx: import them again")
     with writer(split_file(folder, shard.split, shard.number), PURIFIED) as out:
         for start in range(0, len(shard.rows), GROUP):
             rationale = fetched["rationale"].slice(start, GROUP).combine_chunks()
-            made = rows.purified(questions.slice(start, GROUP), rationale, shard.rows[start : start + GROUP])
+            part = slice(start, start + GROUP)
+            made = rows.purified(questions.slice(start, GROUP), rationale, shard.rows[part], shard.columns[part])
             out.write_table(made.cast(PURIFIED.arrow))
 
 
@@ -156,6 +166,7 @@ class _Rows:
     purifier: Purifier
     kept: Purified
     fingerprint: str
+    importance: npt.NDArray[np.float32]
 
     def rejected(self) -> Iterator[tuple[str, pa.Table]]:
         """Rejected questions with their reasons, by split."""
@@ -167,9 +178,9 @@ class _Rows:
                 columns = [ids, self.purifier.name, pa.array(reasons), self.fingerprint]
                 yield split, _table(columns, REJECTED.names, len(mine))
 
-    def purified(self, questions: pa.Table, rationale: pa.Array, rows: Rows) -> pa.Table:
-        """The purified rows of some questions, given their rationales."""
-        part, column = self.corpus.take(rows), self.kept.teacher[rows]
+    def purified(self, questions: pa.Table, rationale: pa.Array, rows: Rows, column: Rows) -> pa.Table:
+        """The purified rows of some picks, given their questions and rationales."""
+        part = self.corpus.take(rows)
         answer, code = self._answers(part, column, rows)
         prompt = prompts(questions)
         completion = completions(rationale, answer, questions["task"].combine_chunks())
@@ -182,12 +193,16 @@ class _Rows:
             rationale,
             answer,
             self._teachers(column),
+            _texts({r: made.written_by for r, made in self.kept.synthesised.items()}, rows),
             self._parents(part, column, rows),
             _floats(self.kept.score[rows]),
             self._probabilities(rows),
-            pa.array([sorted(self.purifier.signals)] * len(rows), pa.list_(pa.string())),
+            pa.array([sorted(self.purifier.looks_at)] * len(rows), pa.list_(pa.string())),
             _floats(agreement(part, code)),
             _floats(conflict(part)),
+            _floats(agreement_weight(part, column, code)),
+            _floats(self._importance(column, rows)),
+            _texts(self.kept.notes, rows),
             self.fingerprint,
         ]
         return _table(columns, PURIFIED.names, len(rows))
@@ -201,7 +216,7 @@ class _Rows:
             words = text.to_pylist()
             for i, answer in made.items():
                 words[i] = answer
-                code[i] = UNREAD if answer is None else part.vocabulary.index(answer).as_py()
+                code[i] = UNREAD if answer is None else part.vocabulary.index(answer).as_py()  # -1 if nobody gave it
             text = pa.array(words, pa.string())
         return text, code
 
@@ -218,6 +233,14 @@ class _Rows:
         pairs = [self._teachers(flat), pa.array(sample, pa.int32())]
         return _lists(counts, pa.StructArray.from_arrays(pairs, ["teacher_id", "sample_idx"]))
 
+    def _importance(self, column: Rows, rows: Rows) -> npt.NDArray[np.float32]:
+        """The importance of each pick's teacher; the mean over the parents of a synthesised rationale."""
+        found = self.importance[column]
+        made = self.kept.synthesised
+        for i in np.flatnonzero(column < 0):
+            found[i] = self.importance[list(made[int(rows[i])].teachers)].mean()
+        return found
+
     def _probabilities(self, rows: Rows) -> pa.Array:
         if self.kept.probabilities is None:
             return pa.nulls(len(rows), PURIFIED.arrow.field("probabilities").type)
@@ -228,13 +251,15 @@ class _Rows:
 
 
 def _chosen(corpus: Corpus, kept: Purified) -> pa.Table:
-    """One row per question kept: the key of the response to fetch, or the text itself if it was synthesised."""
-    picked, made = np.flatnonzero(kept.teacher >= 0), np.array(sorted(kept.synthesised), np.int64)
-    column = kept.teacher[picked]
+    """One row per pick: the key of the response to fetch, or the text itself if it was synthesised."""
+    row, column = kept.picks()
+    pick = np.argsort(column < 0, kind="stable")  # those to fetch, then the synthesised ones
+    fetched, made = pick[: (column >= 0).sum()], row[pick[(column >= 0).sum() :]]
+    picked, column = row[fetched], column[fetched]
     blank = pa.nulls(len(made), pa.string())
     table = pa.table(
         {
-            "row": np.concatenate([picked, made]),
+            "pick": pick,
             "question_id": corpus.question_ids.take(pa.array(np.concatenate([picked, made]))),
             "teacher_id": pa.concat_arrays([pa.array(corpus.teachers).take(pa.array(column)), blank]),
             "sample_idx": pa.array(np.concatenate([corpus.sample[picked, column], np.zeros(len(made), np.int32)])),
@@ -246,11 +271,18 @@ def _chosen(corpus: Corpus, kept: Purified) -> pa.Table:
             ),
         }
     )
-    return table.sort_by("row") if len(made) else table
+    return table.sort_by("pick") if len(made) else table
 
 
 def _lists(counts: npt.NDArray[Any], values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
+
+
+def _texts(by_row: Mapping[int, str | None], rows: Rows) -> pa.Array:
+    """The text of each row, null where it has none."""
+    if not by_row:
+        return pa.nulls(len(rows), pa.string())
+    return pa.array([by_row.get(row) for row in rows.tolist()], pa.string())
 
 
 def _floats(values: npt.NDArray[Any]) -> pa.Array:

@@ -29,6 +29,21 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
+]
+MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")]
+MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")]
+Judging = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
+]
+AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+WithStudent = Annotated[
+    str | None,
+    typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 DEFAULT_RECIPE = Path("recipe.yaml")
 INTERRUPTED = 130
@@ -112,7 +127,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
     loaded, questions = read_project(recipe)
     with serving(loaded):
-        reports = check_endpoints(loaded.teachers)
+        reports = check_endpoints((*loaded.teachers, *loaded.judges))
     notes = question_notes(questions)
     if json:
         found = {
@@ -132,7 +147,7 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
 
 @app.command()
-def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
+def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
     Example:  raffinate estimate recipe.yaml
@@ -144,9 +159,8 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import open_project
 
     project = open_project(recipe, create=True)
-    found = count(
-        project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
-    )
+    cache = project.recipe.build.cache_in(project.base)
+    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
     show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
 
 
@@ -178,8 +192,9 @@ def build(
         Path | None, typer.Option("--from", help="Workspace that the method was fitted in.", show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Teachers to ask about each question, with --route.")] = 1,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
+    batch: AsBatch = False,
     engine: Annotated[
         Literal["local", "ray"] | None,
         typer.Option(help="Ask from this process, or from a Ray cluster (RAY_ADDRESS).", show_default=False),
@@ -193,6 +208,8 @@ def build(
     Example:  raffinate build new.yaml --route plackett-luce --from my-dataset
 
     Example:  raffinate build recipe.yaml --engine ray
+
+    With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
     from raffinate import show
     from raffinate.route import route_of
@@ -207,7 +224,13 @@ def build(
         show.note(warning)
     with show.BuildProgress() as progress:
         summary = build_project(
-            project, progress, route=choice, max_cost_usd=max_cost, max_requests=max_requests, engine=engine
+            project,
+            progress,
+            route=choice,
+            max_cost_usd=max_cost,
+            max_requests=max_requests,
+            batch=batch,
+            engine=engine,
         )
     _describe(project.workspace)
     _show_build(summary, json)
@@ -215,7 +238,7 @@ def build(
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
-    """Say how far a build is, also while it runs: answers by status and failures by kind, per teacher.
+    """Say how far a build is, also while it runs: answers by status, failures by kind, batches under way, per teacher.
 
     Example:  raffinate status my-dataset
     """
@@ -228,7 +251,7 @@ def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         project.workspace, project.recipe.teachers, project.prompt(), cache=project.recipe.build.cache_in(project.base)
     )
     if json:
-        show.as_json([{"teacher_id": t.teacher_id, **t.statuses, "errors": dict(t.errors)} for t in found])
+        show.as_json([show.status_dict(t) for t in found])
     else:
         show.statuses(found)
 
@@ -383,21 +406,34 @@ def purify(
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    student: WithStudent = None,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Choose one rationale per question by one method; write it to Parquet and DuckDB.
 
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
+
+    Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
+
+    Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.workspace import Workspace
 
     opened = Workspace.open(workspace)
-    purifier = make_purifier(method, _settings(setting))
-    with show.step(f"purifying by {method}"):
-        corpus, kept = publish(opened, purifier, folds=folds, seed=seed)
+    settings = _settings(setting)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
+    with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
+        asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        learner = student_for([purifier], opened, student, seed=seed)
+        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
     _describe(opened)
     found = show.purified_dict(opened, purifier, corpus, kept)
     show.as_json(found) if json else show.purified(found)
@@ -413,26 +449,49 @@ def evaluate(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
+    ] = False,
+    transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
+    student: WithStudent = None,
+    judge: Judges = None,
+    recipe: Judging = None,
+    max_cost: MaxCost = None,
+    max_requests: MaxRequests = None,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
-    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,plackett-luce --on test --json
+    Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
 
     A setting of one of several methods is written METHOD.KEY=VALUE.
     """
-    from purifiers.evaluate import evaluate as judge
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.evaluation import Look, show_closer
+    from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     if on not in ("train", "validation", "test"):
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
-    corpus = Corpus.of(Workspace.open(workspace), _listed(teachers) or None)
-    found = judge(corpus, _purifiers(_listed(methods), _settings(setting)), on=on, seed=seed)
-    show.as_json([e.to_dict() for e in found]) if json else show.evaluations(found, on)
+    opened = Workspace.open(workspace)
+    corpus = Corpus.of(opened, _listed(teachers) or None)
+    chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
+    with show.BuildProgress() as progress:
+        asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        learner = student_for(chosen, opened, student, seed=seed)
+        equipped = [equip(m, asker, student=learner) for m in chosen]
+        found = measure(opened, corpus, equipped, look, progress.step)
+    if json:
+        return show.as_json(found)
+    show.evaluations(found, on)
+    show_closer(found)
 
 
 @app.command()
@@ -440,8 +499,12 @@ def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
     setting: Settings = None,
+    meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    judge: Judges = None,
+    recipe: Judging = None,
+    student: WithStudent = None,
     json: AsJson = False,
 ) -> None:
     """Look at what a method keeps: conflict before, collapse, contradiction, leakage, repeats, lengths.
@@ -449,17 +512,65 @@ def audit(
     Example:  raffinate audit my-dataset --method consensus
     """
     from purifiers.audit import audit as look
+    from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
+    from raffinate.equip import asker_for, equip, student_for, with_judges
     from raffinate.recipe import make_purifier
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    corpus, purifier = Corpus.of(Workspace.open(workspace)), make_purifier(method, _settings(setting))
-    with show.step(f"auditing {method}"):
-        kept = choose(purifier, corpus, folds=folds, seed=seed)[1]
-        found = look(corpus, kept, method, frozenset(purifier.signals)).to_dict()
+    opened, settings = Workspace.open(workspace), _settings(setting)
+    corpus = Corpus.of(opened)
+    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
+    if not purifier.chooses:
+        raise InputError(f"{method} keeps every rationale: there is no choice to audit")
+    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+        asker = asker_for([purifier], opened, recipe, progress)
+        learner = student_for([purifier], opened, student, seed=seed)
+        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
+
+
+@app.command()
+def distill(
+    source: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
+    ],
+    method: Annotated[str, typer.Option(help="A purifier, keep-all, teacher:ID or fine-tuning.")],
+    model: Annotated[
+        str, typer.Option(help="tiny-seq2seq, tiny-causal, a Hugging Face id, or a folder.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[str, typer.Option(help="multitask, rationale-then-answer or fine-tuning.")] = "multitask",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
+    ] = None,
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a student on what was published and judge it on test questions. Interrupted, the same command goes on.
+
+    Example:  raffinate distill my-dataset --method majority --model google/flan-t5-base --set epochs=3
+
+    Example:  raffinate distill my-dataset --method keep-all --objective rationale-then-answer --seed 1
+    """
+    from raffinate import show
+    from raffinate.distilling import as_dict, shown, train_student
+
+    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    wanted = _listed(teachers) or None
+    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -482,7 +593,9 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
+def _purifiers(names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
+    from purifiers.registry import method
+    from raffinate.equip import with_judges
     from raffinate.recipe import make_purifier
 
     if not names:
@@ -495,6 +608,8 @@ def _purifiers(names: list[str], settings: dict[str, Any]) -> list[Any]:
         if name not in own:
             raise InputError(f"--set {key}: say which method it is for, like {names[0]}.{field}=...")
         own[name][field] = value
+    one = [name for name in names if "judge" in method(name).model_fields]  # of several methods, --judge means these
+    own |= {name: with_judges(name, own[name], judges) for name in one or names if judges}
     return [make_purifier(name, own[name]) for name in names]
 
 
@@ -529,6 +644,7 @@ def sandbox(
     faults: Annotated[Path | None, typer.Option(help="YAML list of faults.", show_default=False)] = None,
     teachers: Annotated[Path | None, typer.Option(help="YAML list of teachers.", show_default=False)] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Mean time a reply is held back.")] = 0.0,
+    batch_s: Annotated[float, typer.Option(min=0, help="Time that a batch takes, in seconds.")] = 0.0,
     api_key: Annotated[str | None, typer.Option(help="Require this key.", show_default=False)] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Write N questions for it and exit.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write them.")] = Path("questions.parquet"),
@@ -541,7 +657,7 @@ def sandbox(
     """
     from builders.sandbox.__main__ import run as run_sandbox
 
-    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "api_key": api_key}
+    options: dict[str, Any] = {"port": port, "latency_ms": latency_ms, "batch_s": batch_s, "api_key": api_key}
     code = run_sandbox(faults=faults, teachers=teachers, questions=questions, out=out, seed=seed, **options)
     raise typer.Exit(code)
 

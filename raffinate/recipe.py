@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builders.ask import Settings
 from builders.prompt import BUILT_IN
@@ -23,7 +23,8 @@ from builders.sandbox.faults import Fault
 from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
 from cards.spec import CardSpec
-from purifiers.base import Purifier
+from purifiers.base import Purifier, Signal
+from purifiers.equipment import BEST
 from purifiers.registry import method
 from schemas.errors import InputError, nearest
 from schemas.workspace import Workspace, told_disk_errors
@@ -79,10 +80,13 @@ class BuildSection(_Section):
 
 
 class MethodSection(_Section):
-    """One purifier with its settings: a name, or a mapping with ``method`` and the settings."""
+    """One purifier with its settings: a name, or a mapping with ``method``, its ``student`` and the settings."""
 
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    student: str | dict[str, Any] | None = Field(
+        default=None, description="for a method that looks at one: a model id, a folder, or settings of a student"
+    )
 
     def purifier(self) -> Purifier:
         """The unfitted purifier.
@@ -97,7 +101,8 @@ def _method(value: Any) -> Any:
     if isinstance(value, str):
         return {"method": value}
     if isinstance(value, dict) and "settings" not in value:
-        return {"method": value.get("method"), "settings": {k: v for k, v in value.items() if k != "method"}}
+        own = {k: value[k] for k in ("method", "student") if k in value}
+        return {**own, "settings": {k: v for k, v in value.items() if k not in own}}
     return value
 
 
@@ -109,6 +114,7 @@ class SandboxSection(_Section):
     )
     seed: int = Field(default=0, description="seed of the world")
     latency_ms: float = Field(default=0.0, ge=0, description="mean time a reply is held back (ms)")
+    batch_s: float = Field(default=0.0, ge=0, description="time that a batch takes (s)")
     faults: tuple[Fault, ...] = Field(default=(), description="what goes wrong; see docs/sandbox.md")
 
 
@@ -118,6 +124,9 @@ class Recipe(_Section):
     workspace: str = Field(description="folder that the run works in, and that is published")
     questions: QuestionSource
     teachers: tuple[Teacher, ...] = Field(min_length=1)
+    judges: tuple[Teacher, ...] = Field(
+        default=(), description="like teachers, but asked no questions: methods ask them to merge or judge rationales"
+    )
     prompt: Annotated[PromptSection, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = (
         PromptSection()
     )
@@ -136,11 +145,26 @@ class Recipe(_Section):
         if value is not None:
             raise ValueError("students are not trained by a recipe yet: remove the section")
 
-    @field_validator("teachers")
-    @classmethod
-    def _teachers_differ(cls, teachers: tuple[Teacher, ...]) -> tuple[Teacher, ...]:
-        check_teachers(teachers)
-        return teachers
+    @model_validator(mode="after")
+    def _teachers_differ(self) -> Self:
+        check_teachers((*self.teachers, *self.judges))
+        return self
+
+    @model_validator(mode="after")
+    def _judges_are_known(self) -> Self:
+        known = [t.id for t in (*self.teachers, *self.judges)]
+        for section in self.purify:
+            purifier = section.purifier()
+            one = getattr(purifier, "judge", None)
+            if one is None and "judge" in type(purifier).model_fields and Signal.LLM in purifier.looks_at:
+                raise ValueError(f"method '{section.method}' asks an LLM: name it, like  judge: {known[-1]}")
+            for name in (*getattr(purifier, "judges", ()), *((one,) if one and one != BEST else ())):
+                if name not in known:
+                    raise ValueError(
+                        f"method '{section.method}' asks '{name}'{nearest(name, known)}, who is neither under teachers "
+                        f"nor under judges: they are {', '.join(known)}"
+                    )
+        return self
 
     @field_validator("purify")
     @classmethod
@@ -148,6 +172,9 @@ class Recipe(_Section):
         for section in sections:
             if not section.purifier().publishable:
                 raise ValueError(f"method '{section.method}' serves evaluation alone; a run judges by it anyway")
+            if (Signal.STUDENT in section.purifier().looks_at) != (section.student is not None):
+                need = "looks at no student: leave it out" if section.student else "needs a student: add  student: ..."
+                raise ValueError(f"method '{section.method}' {need}")
         names = [s.method for s in sections]
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice:
@@ -239,14 +266,16 @@ def _keep_prompt(raw: dict[str, Any], old: Path, new: Path) -> None:
     """Copy a prompt and examples of the user's own to ``prompts/``: they are part of what made the dataset."""
     if isinstance(raw.get("prompt"), str):
         raw["prompt"] = {"name": raw["prompt"]}
-    section = raw.get("prompt") or {}
-    for key in ("name", "examples"):
-        path = section.get(key)
-        if isinstance(path, str) and path not in BUILT_IN and not path.startswith("${"):
-            source = old / Path(path).expanduser()
-            section[key] = f"prompts/{source.name}"
-            (new / "prompts").mkdir(exist_ok=True)
-            shutil.copyfile(source, new / section[key])
+    sections = [raw.get("prompt"), *(raw.get("purify") or ())]
+    sections += [s.get("settings") for s in sections if isinstance(s, dict)]
+    for section in sections:
+        for key in ("name", "prompt", "examples"):
+            path = section.get(key) if isinstance(section, dict) else None
+            if isinstance(path, str) and path and path not in BUILT_IN and not path.startswith("${"):
+                source = old / Path(path).expanduser()
+                section[key] = f"prompts/{source.name}"
+                (new / "prompts").mkdir(exist_ok=True)
+                shutil.copyfile(source, new / section[key])
 
 
 def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
@@ -258,6 +287,12 @@ def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
         path = part.get(key)
         if isinstance(path, str) and not path.startswith(("~", "${")):
             part[key] = os.path.relpath(old / path, new)
+    for part in raw.get("purify") or ():
+        student = part.get("student") if isinstance(part, dict) else None
+        holder, key = (student, "model") if isinstance(student, dict) else (part, "student")
+        path = holder.get(key) if student else None
+        if isinstance(path, str) and (old / path).is_dir():
+            holder[key] = os.path.relpath(old / path, new)
 
 
 def _without_secrets(value: Any) -> Any:

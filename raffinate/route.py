@@ -90,6 +90,17 @@ class _Unanswered:
         """See `schemas.corpus.Texts`."""
         return [{c["label"]: c["text"] for c in choices} for choices in self.table["choices"].to_pylist()]
 
+    def asked(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """See `schemas.corpus.Texts`."""
+        rows: list[dict[str, Any]] = self.table.drop_columns(["answer"]).to_pylist()
+        return rows
+
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         """See `schemas.corpus.Texts`: there are none."""
         return [""] * len(ids)
+
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """See `schemas.corpus.Texts`: there are none."""
+        return [(None, None)] * len(ids)

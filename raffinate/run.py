@@ -19,9 +19,11 @@ from builders.prompt import BUILT_IN, Prompt
 from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
+from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
 from purifiers.run import publish
+from raffinate.equip import asker_of, equip, student_for
 from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
@@ -29,6 +31,7 @@ from schemas.workspace import Workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from purifiers.base import Purifier
     from schemas.errors import RaffinateError
 
 Step = Callable[[str], AbstractContextManager[object]]
@@ -64,6 +67,11 @@ class Project:
         return Prompt.load(
             name, examples=draw_examples(self.workspace, section.shots, section.seed), shots=section.shots
         )
+
+    def teachers(self, *, batch: bool = False) -> list[Teacher]:
+        """The recipe's teachers; ``batch`` asks all who are behind a URL through its Batch API."""
+        teachers = self.recipe.teachers
+        return [t.model_copy(update={"batch": t.batch or Batch()}) if batch and t.base_url else t for t in teachers]
 
     def serving(self) -> AbstractContextManager[None]:
         """See `serving`."""
@@ -137,13 +145,14 @@ def question_warnings(project: Project) -> list[str]:
     return [note.message for note in question_notes(parts)]
 
 
-def build_project(  # noqa: PLR0913  the last by name only
+def build_project(  # noqa: PLR0913  all but the first two by name only
     project: Project,
     on_progress: OnProgress | None = None,
     *,
     route: Route | None = None,
     max_cost_usd: float | None = None,
     max_requests: int | None = None,
+    batch: bool = False,
     engine: Literal["local", "ray"] | None = None,
 ) -> BuildSummary:
     """Ask the recipe's teachers what has no answer yet; see `builders.build.build`.
@@ -153,7 +162,9 @@ def build_project(  # noqa: PLR0913  the last by name only
         on_progress: see `builders.build.build`.
         route: who is asked what; everybody everything by default.
         max_cost_usd: in place of the recipe's, which None leaves (US dollars).
-        max_requests, engine: likewise.
+        max_requests: likewise.
+        batch: see `Project.teachers`.
+        engine: in place of the recipe's.
     """
     settings = project.recipe.build.settings(project.base)
     settings = replace(
@@ -163,9 +174,8 @@ def build_project(  # noqa: PLR0913  the last by name only
         engine=engine or settings.engine,
     )
     with project.serving():
-        return build(
-            project.workspace, project.recipe.teachers, project.prompt(), settings, on_progress=on_progress, route=route
-        )
+        teachers = project.teachers(batch=batch)
+        return build(project.workspace, teachers, project.prompt(), settings, on_progress=on_progress, route=route)
 
 
 @dataclass(frozen=True)
@@ -198,21 +208,45 @@ def run(
     summary = build_project(project, on_progress)
     if summary.exit_code:
         return RunReport(project.workspace, summary, [], on, None)
-    for section in project.recipe.purify:
-        with step(f"purifying by {section.method}"):
-            publish(project.workspace, section.purifier())
+    methods = _methods(project, summary, on_progress)
+    for purifier in methods:
+        with step(f"purifying by {purifier.name}"):
+            publish(project.workspace, purifier)
     with step("evaluating"):
-        evaluations, why_not = _evaluate(project)
+        evaluations, why_not = _evaluate(project, methods)
     with step("writing the card"):
         card = write_card(project.workspace, project.recipe.card)
     return RunReport(project.workspace, summary, evaluations, on, card, why_not)
 
 
-def _evaluate(project: Project) -> tuple[list[Evaluation], RaffinateError | None]:
+def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
+    """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
+    limits = project.recipe.build
+    cost, sent = (
+        built.run.cost_usd or 0.0,
+        sum(t.answered + t.follow_ups + t.failed + t.repeats for t in built.run.teachers),
+    )
+    asker = asker_of(
+        project.recipe,
+        project.workspace,
+        project.base,
+        on_progress,
+        max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
+        max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
+    )
+    found = []
+    for section in project.recipe.purify:
+        purifier = section.purifier()
+        student = student_for([purifier], project.workspace, section.student, project.base)
+        found.append(equip(purifier, asker, project.base, student))
+    return found
+
+
+def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
-    methods = [section.purifier() for section in project.recipe.purify]
+    methods = [m for m in methods if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
         corpus = Corpus.of(project.workspace)

@@ -18,13 +18,13 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from builders.build import BuildSummary, TeacherEstimate, TeacherRows
+    from builders.build import BuildSummary, TeacherEstimate
     from builders.endpoints import EndpointReport
     from builders.progress import Snapshot, TeacherProgress
+    from builders.rows import TeacherRows
     from cards.push import PushPlan, PushReport
     from cards.verify import Finding
     from purifiers.base import Purified, Purifier
-    from purifiers.evaluate import Evaluation
     from raffinate.bring import Brought
     from raffinate.run import RunReport
     from schemas.corpus import Corpus
@@ -124,6 +124,8 @@ def _facts(teacher: TeacherProgress, snapshot: Snapshot) -> str:
     ]
     if teacher.parked:
         facts.append(f"waiting: {teacher.parked}")
+    if teacher.under_way:
+        facts.append(teacher.under_way)
     return "  ".join(facts)
 
 
@@ -131,9 +133,10 @@ def _line(snapshot: Snapshot) -> str:
     done, total = sum(t.done for t in snapshot.teachers), sum(t.total for t in snapshot.teachers)
     left = snapshot.seconds_left
     eta = "" if left is None else f", about {left:,.0f} s left"
+    batches = "".join(f", {t.teacher_id}: {t.under_way}" for t in snapshot.teachers if t.under_way)
     return (
         f"{done:,} of {total:,} rows, {snapshot.requests_per_second:,.0f} requests/s, "
-        f"{snapshot.tokens_per_second:,.0f} tokens/s, cost {money(snapshot.cost_usd)}{eta}"
+        f"{snapshot.tokens_per_second:,.0f} tokens/s, cost {money(snapshot.cost_usd)}{eta}{batches}"
     )
 
 
@@ -172,7 +175,8 @@ def built(summary: BuildSummary) -> None:
         run = asked[teacher.teacher_id]
         tokens = f"{run.prompt_tokens:,} + {run.completion_tokens:,}"
         counts = [f"{teacher.statuses[k]:,}" for k in kinds]
-        rows.append((teacher.teacher_id, f"{run.answered:,}", f"{run.cached:,}", *counts, tokens, money(run.cost_usd)))
+        asked_now = f"{run.answered:,}" + (f" + {run.follow_ups:,} again" if run.follow_ups else "")
+        rows.append((teacher.teacher_id, asked_now, f"{run.cached:,}", *counts, tokens, money(run.cost_usd)))
     names = ("teacher", "asked now", "known", *kinds, "tokens in + out", "cost")
     table(f"Who was asked, in {summary.run.seconds:.1f} s", names, rows)
     for sentence in summary.advice:
@@ -216,26 +220,48 @@ FROM answers JOIN questions USING (question_id) WHERE is_correct IS NOT NULL GRO
 """
 
 
-def evaluations(found: Sequence[Evaluation], on: str) -> None:
-    """How each method chose against gold."""
+def evaluations(found: Sequence[dict[str, Any]], on: str) -> None:
+    """How each method chose against gold; see `purifiers.evaluate.Evaluation`."""
     rows = [
         (
-            e.method,
-            f"{e.accuracy:.1%}",
-            f"{e.low:.1%} .. {e.high:.1%}",
-            f"{e.coverage:.0%}",
-            None if e.gap_closed is None else f"{e.gap_closed:.2f}",
-            top(e.share),
-            f"{e.entropy:.2f}",
+            e["method"],
+            share(e["accuracy"]),
+            f"{e['low']:.1%} .. {e['high']:.1%}",
+            f"{e['coverage']:.0%}",
+            None if e["gap_closed"] is None else f"{e['gap_closed']:.2f}",
+            e["calibration"] and f"{e['calibration']['ece']:.3f} ({e['calibration']['floor']:.3f})",
+            top(e["share"]),
+            f"{e['entropy']:.2f}",
+            f"{e['fit_seconds']:.1f} + {e['choose_seconds']:.1f} s",
+            _cost(e),
         )
         for e in found
     ]
-    names = ("method", "accuracy", "95 % interval", "kept", "gap closed", "chosen most", "entropy")
     table(
-        f"How each method chose on {on} ({found[0].n:,} questions; some teacher right: {found[0].oracle:.1%})",
-        names,
+        f"How each method chose on {on} ({found[0]['n']:,} questions; some teacher right: {found[0]['oracle']:.1%})",
+        EVALUATED,
         rows,
     )
+
+
+def _cost(e: dict[str, Any]) -> str | None:
+    """Of a row: the responses it needs, and what the method asked for itself."""
+    known = [e[key] for key in ("responses_usd", "cost_usd") if e[key] is not None]
+    return money(sum(known)) if known else None
+
+
+EVALUATED = (
+    "method",
+    "accuracy",
+    "95 % interval",
+    "kept",
+    "gap closed",
+    "ECE (noise)",
+    "chosen most",
+    "entropy",
+    "fit + choose",
+    "cost/row",
+)
 
 
 def top(shares: dict[str, float]) -> str:
@@ -260,19 +286,21 @@ def estimates(found: Sequence[TeacherEstimate]) -> None:
             e.teacher_id,
             f"{e.rows:,}",
             f"{e.requests:,}",
+            f"{e.follow_ups:,}",
             f"{e.prompt_tokens:,}",
             f"{e.completion_tokens:,}",
             money(e.cost_usd),
         )
         for e in found
     ]
-    names = ("teacher", "rows", "requests", "prompt tokens", "completion tokens", "cost")
+    names = ("teacher", "rows", "requests", "second turns", "prompt tokens", "completion tokens", "cost")
     table("A build would ask (tokens are approximate)", names, rows)
 
 
 def statuses(found: Sequence[TeacherRows]) -> None:
     """How far a corpus is."""
-    kinds = ("ok", "failed", "truncated", "refused", "missing")
+    kinds = ["ok", "failed", "truncated", "refused", "missing"]
+    kinds += [kind for kind in ("under_way",) if any(t.statuses[kind] for t in found)]
     rows = [
         (
             t.teacher_id,
@@ -282,6 +310,19 @@ def statuses(found: Sequence[TeacherRows]) -> None:
         for t in found
     ]
     table("Corpus", ("teacher", *kinds, "failures"), rows)
+    for each in found:
+        if each.unfinished:
+            note(f"{each.teacher_id}: {each.unfinished:,} replies without an answer are still to be asked for it")
+        for batch in each.batches:
+            name = batch.batch_id or "a batch that was being sent"
+            note(f"{each.teacher_id}: {name}, {batch.requests:,} requests, is under way for {batch.age_s / 3600:.1f} h")
+
+
+def status_dict(found: TeacherRows) -> dict[str, Any]:
+    """How far one teacher's rows are, for JSON."""
+    batches = [{"batch_id": b.batch_id, "requests": b.requests, "seconds": b.age_s} for b in found.batches]
+    more = {"unfinished": found.unfinished, "batches": batches}
+    return {"teacher_id": found.teacher_id, **found.statuses, "errors": dict(found.errors), **more}
 
 
 def build_dict(summary: BuildSummary) -> dict[str, Any]:
@@ -296,7 +337,9 @@ def build_dict(summary: BuildSummary) -> dict[str, Any]:
                 "teacher_id": t.teacher_id,
                 **{status: t.statuses[status] for status in ("ok", "failed", "truncated", "refused")},
                 "errors": dict(t.errors),
+                "unfinished": t.unfinished,
                 "asked": asked[t.teacher_id].answered,
+                "follow_ups": asked[t.teacher_id].follow_ups,
                 "prompt_tokens": asked[t.teacher_id].prompt_tokens,
                 "completion_tokens": asked[t.teacher_id].completion_tokens,
                 "cost_usd": asked[t.teacher_id].cost_usd,
@@ -316,7 +359,7 @@ def report(found: RunReport) -> None:
     accuracies(found.workspace)
     conflicts(found.workspace)
     if found.evaluations:
-        evaluations(found.evaluations, found.evaluated_on)
+        evaluations([e.to_dict() for e in found.evaluations], found.evaluated_on)
     if found.not_evaluated:
         note(f"not evaluated: {found.not_evaluated}")
     places(found.workspace)
@@ -347,25 +390,52 @@ def methods(found: Sequence[dict[str, Any]]) -> None:
 def purified_dict(workspace: Workspace, purifier: Purifier, corpus: Corpus, kept: Purified) -> dict[str, Any]:
     """What a method kept, for JSON."""
     reasons = Counter(kept.rejected.values())
-    chosen = Counter(corpus.teachers[c] for c in kept.teacher[kept.teacher >= 0].tolist())
+    columns = kept.picks()[1]
+    chosen = Counter(corpus.teachers[c] for c in columns[columns >= 0].tolist())
     return {
         "method": purifier.name,
-        "kept": len(corpus) - len(kept.rejected),
+        "kept": len(columns),
         "rejected": len(kept.rejected),
         "reasons": dict(reasons.most_common()),
         "chosen": dict(chosen.most_common()),
+        "synthesised": len(kept.synthesised),
+        "notes": dict(Counter(note.split(":")[0] for note in kept.notes.values()).most_common()),
+        "asked": _asked(workspace, purifier.name),
         "folder": str(workspace.purified_dir(purifier.name)),
     }
 
 
+def _asked(workspace: Workspace, method: str) -> list[dict[str, Any]]:
+    """Whom a method asked, what of it could be read, and what it cost; teachers among them are marked."""
+    from schemas.database import query, quote
+
+    sql = f"{ASKED} WHERE method = {quote(method)} GROUP BY judge_id ORDER BY judge_id"
+    found: list[dict[str, Any]] = query(workspace, sql).to_pylist()
+    return found
+
+
+ASKED = """
+SELECT judge_id AS judge, count(*) AS requests, count(*) FILTER (status = 'failed') AS failed,
+       count(*) FILTER (verdict IS NULL) AS unread, round(sum(cost_usd), 9) AS cost_usd,
+       judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
+FROM calls
+"""
+
+
 def purified(found: dict[str, Any]) -> None:
     """What a method kept, from whom, and why not the rest."""
+    made = found["synthesised"]
     rows = [(teacher, f"{n:,}", share(n / max(found["kept"], 1))) for teacher, n in found["chosen"].items()]
     table(
         f"{found['method']} kept {found['kept']:,} rationales, rejected {found['rejected']:,}",
         ("from", "rationales", "share"),
-        rows,
+        rows + ([("written anew", f"{made:,}", share(made / max(found["kept"], 1)))] if made else []),
     )
+    if found["asked"]:
+        asked = [(a["judge"], a["requests"], a["failed"], a["unread"], money(a["cost_usd"])) for a in found["asked"]]
+        table("What it asked", ("judge", "requests", "failed", "unread", "cost"), asked)
+    for reason, n in found["notes"].items():
+        note(f"{n:,} kept: {reason}")
     for reason, n in found["reasons"].items():
         note(f"{n:,} rejected: {reason}")
     out.print(f"in {found['folder']}", markup=False)

@@ -32,6 +32,9 @@ teachers:
   #   max_tokens_field: max_completion_tokens
   #   price: {prompt_per_million: 0.25, completion_per_million: 2.0}
 
+# judges:                            # like teachers, but asked no questions: aggregate, peer-review, ... ask them
+#   - {id: judge, model: gpt-5, base_url: "https://api.openai.com/v1", api_key: "${OPENAI_API_KEY}"}
+
 prompt: free                         # or teacher-forced, few-shot, or the path of your own Jinja2 file
 
 # build: {max_cost_usd: 20, max_failed_share: 0.05}
@@ -40,6 +43,7 @@ purify:                              # one dataset config per method;  raffinate
   - majority
   - gold-first
   # - {method: plackett-luce, gamma: 100}      # needs  pip install 'raffinate[routers]'
+  # - {method: aggregate, judge: judge}       # an LLM merges the rationales;  raffinate methods  has the others
 
 evaluate_on: test
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,18 @@ class Texts(Protocol):
         """The options of each question, label -> text; empty where a question has none."""
         ...
 
+    def asked(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The questions as rows of the table `questions`, without their gold answers."""
+        ...
+
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         """The rationale of each (question, teacher, sample); empty where there is none."""
+        ...
+
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """Share of right answers among the (question, teacher)'s samples, and the sample's mean log-probability."""
         ...
 
 
@@ -128,6 +138,10 @@ class Corpus:
         """The options of the Q questions, label -> text; empty where a question has none."""
         return self.texts.choices(self.question_ids.to_pylist())
 
+    def asked(self) -> list[dict[str, Any]]:
+        """The Q questions as rows of the table `questions`, without their gold answers."""
+        return self.texts.asked(self.question_ids.to_pylist())
+
     def rationale_texts(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> list[str]:
         """The rationale at each ``(row, column)`` pair; empty where there is none."""
         return self.texts.rationales(
@@ -135,6 +149,19 @@ class Corpus:
             [self.teachers[c] for c in columns],
             self.sample[rows, columns].tolist(),
         )
+
+    def grades(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(Q, T) share of a teacher's samples that are right, and (Q, T) mean log-probability of its answer (nats).
+
+        NaN where there is none; the share also where right or wrong is unknown or hidden.
+        """
+        row, column = np.nonzero(self.correct >= 0)
+        ids, teachers = self.question_ids.take(row).to_pylist(), [self.teachers[c] for c in column]
+        found = self.texts.grades(ids, teachers, self.sample[row, column].tolist())
+        share, logprob = np.full(self.correct.shape, np.nan), np.full(self.correct.shape, np.nan)
+        if found:
+            share[row, column], logprob[row, column] = np.array(found, np.float64).T
+        return share, logprob
 
     @classmethod
     def of(cls, workspace: Workspace, teachers: Sequence[str] | None = None) -> Corpus:

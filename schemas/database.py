@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from schemas import views
 from schemas.errors import InputError, WorkspaceError
-from schemas.tables import PURIFIED, QUESTIONS, REJECTED, RESPONSES, STUDENTS, Table
+from schemas.parquet import read_schema
+from schemas.tables import CALLS, PURIFIED, QUESTIONS, REJECTED, RESPONSES, STUDENTS, Table
 from schemas.workspace import told_disk_errors
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SOURCES: tuple[tuple[Table, str], ...] = (
     (RESPONSES, "responses/*/*.parquet"),
     (PURIFIED, "purified/*/*.parquet"),
     (REJECTED, "rejected/*/*.parquet"),
+    (CALLS, "calls/*/*.parquet"),
     (STUDENTS, "students/*.parquet"),
 )
 
@@ -98,8 +100,16 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
 
 
 def _over_files(table: Table, folder: Path, pattern: str) -> str:
-    columns = ", ".join(f'"{name}"' for name in table.names)
+    kinds = sql_types(table)
+    late = {f.name for f in table.fields if f.null} - _columns(folder, pattern)  # an older raffinate did not write them
+    columns = ", ".join(f'NULL::{kinds[n]} AS "{n}"' if n in late else f'"{n}"' for n in table.names)
     return f"SELECT {columns} FROM read_parquet({quote(f'{no_glob(folder)}/{pattern}')}, union_by_name = true)"
+
+
+def _columns(folder: Path, pattern: str) -> set[str]:
+    """The columns that some file has, going by the first of each folder: an older file may lack newer ones."""
+    first = {file.parent: file for file in sorted(folder.glob(pattern), reverse=True)}
+    return {name for file in first.values() for name in read_schema(file).names}
 
 
 def no_glob(folder: Path) -> str:

@@ -15,7 +15,7 @@ from schemas.corpus import UNREAD, Corpus
 from schemas.database import connect
 from schemas.errors import WorkspaceError
 from schemas.render import prompts
-from schemas.tables import SPLITS
+from schemas.tables import QUESTIONS, SPLITS
 from schemas.workspace import question_files
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ class WorkspaceTexts:
         found = self._fetch(sql, _numbered(pa.array(ids, pa.string())))["choices"].to_pylist()
         return [{option["label"]: option["text"] for option in options or ()} for options in found]
 
+    def asked(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """See `schemas.corpus.Texts`."""
+        columns = ", ".join(f"q.{name}" for name in QUESTIONS.names if name != "answer")
+        sql = f"SELECT {columns} FROM wanted w JOIN questions q USING (question_id) ORDER BY w.row"
+        rows: list[dict[str, Any]] = self._fetch(sql, _numbered(pa.array(ids, pa.string()))).to_pylist()
+        return [{**row, "choices": row["choices"] or []} for row in rows]
+
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         """See `schemas.corpus.Texts`."""
         wanted = _numbered(pa.array(ids, pa.string()))
@@ -115,6 +122,21 @@ class WorkspaceTexts:
         )
         texts: list[str] = self._fetch(sql, wanted)["text"].to_pylist()
         return texts
+
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        """See `schemas.corpus.Texts`."""
+        wanted = _numbered(pa.array(ids, pa.string()))
+        wanted = wanted.append_column("teacher_id", pa.array(teachers, pa.string()))
+        wanted = wanted.append_column("sample", pa.array(samples, pa.int32()))
+        sql = (
+            "SELECT avg(r.is_correct::INTEGER) AS share, "
+            "any_value(r.mean_logprob) FILTER (r.sample_idx = w.sample) AS logprob "
+            "FROM wanted w LEFT JOIN responses r USING (question_id, teacher_id) GROUP BY w.row ORDER BY w.row"
+        )
+        found = self._fetch(sql, wanted)
+        return list(zip(found["share"].to_pylist(), found["logprob"].to_pylist(), strict=True))
 
     def _fetch(self, sql: str, wanted: pa.Table) -> pa.Table:
         self.con.register("wanted", wanted)

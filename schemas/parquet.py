@@ -63,6 +63,14 @@ def by_split(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
             yield split, part
 
 
+def completed(rows: pa.Table, table: Table) -> pa.Table:
+    """The columns of ``table``; one that an older file lacks is null throughout, if the table allows null."""
+    for field in table.arrow:
+        if field.nullable and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(table.names)
+
+
 @contextmanager
 def swapped_folder(target: Path, aside: Path) -> Iterator[Path]:
     """Yield an empty folder to write into; on success it replaces ``target``, on an error it is removed.

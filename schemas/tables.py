@@ -19,6 +19,8 @@ VERSION_KEY = b"raffinate.schema_version"
 SPLITS = ("train", "validation", "test")
 TASKS = ("choice", "number", "text")
 STATUSES = ("ok", "failed", "truncated", "refused")
+KEEP_ALL = "keep-all"
+"""The method that purifies nothing: its rows are all usable rationales, several to a question."""
 
 CHOICES = pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -97,6 +99,12 @@ RESPONSES = Table(
         Field("rationale_chars", pa.int32(), "length of the rationale; 0 where there is none", unit="characters"),
         Field("reasoning", _s, "a reasoning model's own channel, kept apart from its answer", null="no such channel"),
         Field("raw_text", _s, "the reply as it came", null="no reply, or unknown to the source of an import"),
+        Field(
+            "follow_up",
+            _s,
+            "the reply to a second turn that asked for the answer alone, as it came; the answer is read from it",
+            null="none was asked for, or none came",
+        ),
         Field("predicted_answer", _s, "the teacher's own answer in canonical form", null="unread: none could be read"),
         Field("answer_status", _s, "`read` or `unread`: an unreadable answer is kept apart from a wrong one"),
         Field(
@@ -112,14 +120,24 @@ RESPONSES = Table(
         Field("model_revision", _s, "revision of the model as declared in the recipe", null="not declared"),
         Field("params", _s, "sampling parameters as JSON", null="unknown"),
         Field("finish_reason", _s, "as the server gave it: `stop`, `length`, ...", null="no reply, or not given"),
-        Field("prompt_tokens", _i, "tokens of the prompt", null="not reported", unit="tokens"),
-        Field("completion_tokens", _i, "tokens of the reply, reasoning included", null="not reported", unit="tokens"),
+        Field("prompt_tokens", _i, "tokens of the prompt, of both turns if there are two", "not reported", "tokens"),
+        Field(
+            "completion_tokens",
+            _i,
+            "tokens of the reply, reasoning included, of both turns if there are two",
+            null="not reported",
+            unit="tokens",
+        ),
         Field("mean_logprob", _f, "mean log-probability of the reply's tokens", null="not reported", unit="nats"),
         Field("latency_ms", _f, "from sending the request to its last byte", null="unknown", unit="ms"),
         Field("cost_usd", _f, "cost by the prices of the recipe", null="unknown: never a guess", unit="US dollars"),
         Field("attempts", pa.int32(), "how often the request was sent in the run that settled it", null="imported"),
         Field(
-            "error_class", _s, "kind of failure: `timeout`, `rate_limit`, `server`, `malformed`, ...", null="no error"
+            "error_class",
+            _s,
+            "kind of failure: `timeout`, `rate_limit`, `server`, `malformed`, ...; where the status is `ok`, of the "
+            "second turn",
+            null="no error",
         ),
         Field("error_message", _s, "what the server or the client said", null="no error"),
         Field("source", _s, "where the row is from: `build`, or the file or repository of an import"),
@@ -129,7 +147,8 @@ RESPONSES = Table(
 
 PURIFIED = Table(
     "purified",
-    "One row per question that a method kept: one rationale, where it came from and why.",
+    "One row per question that a method kept: one rationale, where it came from and why. `keep-all`, which purifies "
+    "nothing, has one row per question and teacher.",
     ("question_id", "method"),
     (
         Field("question_id", _s, "the question"),
@@ -139,7 +158,8 @@ PURIFIED = Table(
         Field("messages", MESSAGES, "`prompt` and `completion` as a chat of a user and an assistant"),
         Field("rationale", _s, "the one rationale kept"),
         Field("predicted_answer", _s, "the answer that the rationale concludes in", null="unread"),
-        Field("teacher_id", _s, "the teacher whose rationale it is", null="synthesised from several"),
+        Field("teacher_id", _s, "the teacher whose rationale it is", null="synthesised: `written_by` wrote it"),
+        Field("written_by", _s, "the teacher or judge that wrote a synthesised rationale", null="it is a response"),
         Field(
             "parents",
             pa.list_(pa.struct([("teacher_id", _s), ("sample_idx", pa.int32())])),
@@ -165,6 +185,28 @@ PURIFIED = Table(
             null="fewer than two answers read",
         ),
         Field(
+            "agreement_weight",
+            pa.float32(),
+            "weight of the row in training by agreement: 1 / (1 + 4 * share of the other teachers' read answers that "
+            "differ from the kept one); 1 = all agree, 0.2 = none does",
+            null="no answer read, or no other teacher's",
+            unit="0..1",
+        ),
+        Field(
+            "teacher_importance",
+            pa.float32(),
+            "weight of the row in training by its teacher: the teacher's accuracy on train questions, shrunk towards "
+            "the teachers' mean, over the best teacher's; the mean of the parents where it is synthesised",
+            null="no train question says who was right",
+            unit="0..1",
+        ),
+        Field(
+            "note",
+            _s,
+            "what is out of the ordinary: a merged rationale not taken, gold shown, ...",
+            null="nothing",
+        ),
+        Field(
             "purifier_fingerprint", _s, "hash of the method, its settings, its fitted state and the responses it saw"
         ),
     ),
@@ -182,6 +224,38 @@ REJECTED = Table(
     ),
 )
 
+CALLS = Table(
+    "calls",
+    "One row per request that a purifier made: who was asked what for, what was read from the reply, what it cost. "
+    "Identical requests are sent, paid and listed once.",
+    ("method", "call_idx"),
+    (
+        Field("method", _s, "the purifier that asked"),
+        Field("call_idx", _i, "number of the call within the method, from 0, in the order they were planned"),
+        Field("question_id", _s, "the question it is about"),
+        Field("judge_id", _s, "the teacher or judge asked, as named in the recipe"),
+        Field("purpose", _s, "what for: `aggregate`, `score`, `compare`, `debate 1`, `rationalise`, ..."),
+        Field("about", pa.list_(_s), "the teachers whose rationales were shown, in that order, without names"),
+        Field("gold_shown", _b, "the gold answer was in the prompt"),
+        Field("status", _s, "as in `responses`"),
+        Field("reply", _s, "the reply without its thinking", null="no reply"),
+        Field(
+            "verdict", _s, "what was read from it: an answer, a score, a vote, a confidence", null="unread: not used"
+        ),
+        Field("request_hash", _s, "hash of all that reached the wire; the key of the cache"),
+        Field("model", _s, "model name the server was asked for"),
+        Field("params", _s, "sampling parameters as JSON"),
+        Field("prompt_tokens", _i, "tokens of the prompt", null="not reported", unit="tokens"),
+        Field("completion_tokens", _i, "tokens of the reply, reasoning included", null="not reported", unit="tokens"),
+        Field("latency_ms", _f, "from sending the request to its last byte", null="no request was sent", unit="ms"),
+        Field("cost_usd", _f, "cost by the prices of the recipe", null="unknown: never a guess", unit="US dollars"),
+        Field("attempts", pa.int32(), "how often the request was sent in the run that settled it"),
+        Field("error_class", _s, "kind of failure, as in `responses`", null="no error"),
+        Field("error_message", _s, "what the server or the client said", null="no error"),
+        Field("created_at", TIME, "when the reply arrived", null="no request was sent"),
+    ),
+)
+
 STUDENTS = Table(
     "students",
     "One row per trained student and evaluation.",
@@ -192,12 +266,32 @@ STUDENTS = Table(
         Field("teachers", pa.list_(_s), "the teachers whose responses were available"),
         Field("seed", _i, "random seed of the training"),
         Field("base_model", _s, "model the student started from"),
+        Field(
+            "objective",
+            _s,
+            "what it was trained for: `multitask`, `rationale-then-answer` or `fine-tuning`",
+            null="not trained by raffinate",
+        ),
         Field("eval_dataset", _s, "dataset it was evaluated on"),
         Field("eval_split", _s, "split it was evaluated on"),
-        Field("accuracy", _f, "share of right answers", unit="0..1"),
+        Field("accuracy", _f, "share of right answers in what it writes", unit="0..1"),
+        Field(
+            "option_accuracy",
+            _f,
+            "share of choice questions whose likeliest option is right",
+            null="not measured, or no choice questions",
+            unit="0..1",
+        ),
         Field("n", _i, "questions evaluated"),
         Field("prediction_loss", _f, "final training loss of the answers", null="not trained on answers", unit="nats"),
         Field("rationale_loss", _f, "final training loss of the rationales", null="no rationales", unit="nats"),
+        Field(
+            "rationale_tokens",
+            _i,
+            "tokens trained on for the sake of rationales, their prompts included",
+            null="not counted",
+            unit="tokens",
+        ),
         Field("seconds", _f, "training time", unit="s"),
         Field("tokens_per_second", _f, "training throughput", null="not measured", unit="tokens/s"),
         Field("device", _s, "what it was trained on"),
@@ -205,7 +299,7 @@ STUDENTS = Table(
     ),
 )
 
-TABLES: Mapping[str, Table] = {t.name: t for t in (QUESTIONS, RESPONSES, PURIFIED, REJECTED, STUDENTS)}
+TABLES: Mapping[str, Table] = {t.name: t for t in (QUESTIONS, RESPONSES, PURIFIED, REJECTED, CALLS, STUDENTS)}
 
 
 def check_version(schema: pa.Schema, where: str) -> None:

@@ -54,13 +54,20 @@ FROM responses GROUP BY teacher_id
 """,
     ),
     "costs": (
-        "one row per teacher and split: requests, tokens, cost, cost per right answer; null where a price is unknown",
+        "one row per teacher, split and what it was asked for (`build`, or the purifier that asked): requests, tokens, "
+        "cost, cost per right answer; null where a price is unknown",
         """
-SELECT r.teacher_id, q.split, count(*) AS responses, sum(r.attempts)::BIGINT AS requests,
-       sum(r.prompt_tokens)::BIGINT AS prompt_tokens, sum(r.completion_tokens)::BIGINT AS completion_tokens,
-       sum(r.cost_usd) AS cost_usd,
-       sum(r.cost_usd) / nullif(count(*) FILTER (r.is_correct), 0) AS cost_usd_per_right_answer
-FROM responses r JOIN questions q USING (question_id) GROUP BY ALL
+WITH paid AS (
+    SELECT 'build' AS spent_on, teacher_id, question_id, attempts, prompt_tokens, completion_tokens, cost_usd,
+           is_correct FROM responses
+    UNION ALL
+    SELECT method, judge_id, question_id, attempts, prompt_tokens, completion_tokens, cost_usd, NULL FROM calls
+)
+SELECT p.spent_on, p.teacher_id, q.split, count(*) AS responses, sum(p.attempts)::BIGINT AS requests,
+       sum(p.prompt_tokens)::BIGINT AS prompt_tokens, sum(p.completion_tokens)::BIGINT AS completion_tokens,
+       sum(p.cost_usd) AS cost_usd,
+       sum(p.cost_usd) / nullif(count(*) FILTER (p.is_correct), 0) AS cost_usd_per_right_answer
+FROM paid p JOIN questions q USING (question_id) GROUP BY ALL
 """,
     ),
     "cmv": (
@@ -83,8 +90,9 @@ DESCRIPTIONS: dict[str, str] = {
     "questions": "one row per question",
     "responses": "one row per question, teacher and sample: every answer, failures included",
     "answers": "one row per question and teacher: its one answer (with several samples, the one most samples reached)",
-    "purified": "one row per question and method: the rationale kept, with its source and reason",
+    "purified": "one row per question and method: the rationale kept, its source and reason (keep-all: all of them)",
     "rejected": "one row per question and method that abstained, with the reason",
+    "calls": "one row per request that a purifier made: whom it asked what for, what was read, what it cost",
     "students": "one row per trained student and evaluation",
     **{name: doc for name, (doc, _) in VIEWS.items()},
 }

@@ -5,7 +5,9 @@ recipe.yaml                                  what made it, secrets left out
 questions/{train,validation,test}-*.parquet
 responses/<teacher_id>/{split}-*.parquet     every answer of every teacher
 purified/<method>/{split}-*.parquet          one row per question, abstentions in rejected/<method>/
+calls/<method>/{split}-*.parquet             what a method asked teachers or judges
 routers/<method>/                            fitted purifier
+students/<run_id>.parquet                    one trained student's evaluations
 raffinate.duckdb                             the tables and views, for SQL
 .raffinate/                                  journal, locks, logs: not published
 """
@@ -16,6 +18,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +29,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import InputError, RaffinateError, WorkspaceError
 from schemas.parquet import by_split, finish_swaps, read_schema, swapped_folder, write_splits
-from schemas.tables import QUESTIONS, RESPONSES, SCHEMA_VERSION, SPLITS, Table
+from schemas.tables import CALLS, QUESTIONS, RESPONSES, SCHEMA_VERSION, SPLITS, Table
 
 PART_ROWS = 65_536
 
@@ -92,7 +95,10 @@ class Workspace:
                 f"{self.path} was made by a newer raffinate (schema version {found}, this one reads up to "
                 f"{SCHEMA_VERSION}): upgrade with  pip install -U raffinate"
             )
-        for pattern in ("questions/*.parquet", *(f"{t}/*/*.parquet" for t in ("responses", "purified", "rejected"))):
+        for pattern in (
+            "questions/*.parquet",
+            *(f"{t}/*/*.parquet" for t in ("responses", "purified", "rejected", "calls")),
+        ):
             for file in self.path.glob(pattern):
                 read_schema(file)
 
@@ -140,9 +146,18 @@ class Workspace:
         """Parquet files of what one method abstained from, by split."""
         return self.path / "rejected" / check_name(method, "method")
 
+    def calls_dir(self, method: str) -> Path:
+        """Parquet files of what one method asked teachers or judges, by split."""
+        return self.path / "calls" / check_name(method, "method")
+
     def router_dir(self, method: str) -> Path:
         """A fitted purifier: safetensors and JSON."""
         return self.path / "routers" / check_name(method, "method")
+
+    @property
+    def students_dir(self) -> Path:
+        """Parquet files of the students' evaluations, one per trained student."""
+        return self.path / "students"
 
     def teachers(self) -> list[str]:
         """The teachers that have responses, sorted by id."""
@@ -185,6 +200,13 @@ class Workspace:
     def write_responses(self, teacher_id: str, batches: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
         """Replace one teacher's responses by ``(split, rows)`` batches; return rows per split. Needs the lock."""
         return self._replace(self.responses_dir(teacher_id), RESPONSES, batches)
+
+    def write_calls(self, method: str, calls: pa.Table) -> dict[str, int]:
+        """Replace what one method asked (columns of `CALLS` and ``split``); return rows per split. Needs the lock."""
+        if not calls.num_rows:
+            shutil.rmtree(self.calls_dir(method), ignore_errors=True)
+            return {}
+        return self._replace(self.calls_dir(method), CALLS, by_split(calls))
 
     def _replace(self, folder: Path, table: Table, batches: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
         with told_disk_errors(self.path), swapped_folder(folder, self.aside) as fresh:

@@ -17,8 +17,9 @@ NOTHING = "-"
 class TextsOf:
     """Question texts are the ids' own; a rationale names its question and teacher."""
 
-    def __init__(self, texts: dict[str, str]) -> None:
+    def __init__(self, texts: dict[str, str], shares: dict[tuple[str, str], float] | None = None) -> None:
         self.texts = texts
+        self.shares = shares or {}
 
     def questions(self, ids: Sequence[str]) -> list[str]:
         return [self.texts[i] for i in ids]
@@ -28,6 +29,11 @@ class TextsOf:
 
     def rationales(self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]) -> list[str]:
         return [f"{t} on {i}" for i, t in zip(ids, teachers, strict=True)]
+
+    def grades(
+        self, ids: Sequence[str], teachers: Sequence[str], samples: Sequence[int]
+    ) -> list[tuple[float | None, float | None]]:
+        return [(self.shares.get(pair), None) for pair in zip(ids, teachers, strict=True)]
 
 
 def corpus_of(
@@ -46,16 +52,19 @@ def corpus_of(
     golds = np.array([code[c] for c in (gold or "?" * len(answers))], np.int32)
     known = (golds != UNREAD)[:, None] & usable
     splits = [split] * len(answers) if isinstance(split, str) else split
+    names = tuple(teachers or "abcdefgh"[: grid.shape[1]])
+    right = grid == golds[:, None]
+    shares = {(ids[q], names[t]): float(right[q, t]) for q, t in np.argwhere(known).tolist()}
     return Corpus(
         question_ids=pa.array(ids, pa.string()),
-        teachers=tuple(teachers or "abcdefgh"[: grid.shape[1]]),
+        teachers=names,
         split=np.array([SPLITS.index(s) for s in splits], np.int8),
         domain=pa.nulls(len(answers), pa.string()),
         usable=usable,
         answer=grid,
-        correct=np.where(known, grid == golds[:, None], -1).astype(np.int8),
+        correct=np.where(known, right, -1).astype(np.int8),
         gold=golds,
         sample=np.zeros(grid.shape, np.int32),
         vocabulary=pa.array(vocabulary, pa.string()),
-        texts=TextsOf(dict(zip(ids, texts or [f"question {i}" for i in ids], strict=True))),
+        texts=TextsOf(dict(zip(ids, texts or [f"question {i}" for i in ids], strict=True)), shares),
     )

@@ -350,7 +350,7 @@ def test_a_full_disk_from_the_start(cli: Cli, small_disk: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "where", ["purifiers.write.write_splits", "purifiers.store.orjson.dumps", "schemas.database.create_views"]
+    "where", ["purifiers.write.write_splits", "purifiers.store.save", "schemas.database.create_views"]
 )
 def test_a_disk_that_fills_at_any_step_leaves_the_old_rows(
     cli: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, where: str

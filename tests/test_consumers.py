@@ -80,10 +80,16 @@ def test_messages_for_llama_factory_and_axolotl(workspace: Workspace, tmp_path: 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
-def test_trl(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [[], ["messages"]])
+def test_trl(workspace: Workspace, tmp_path: Path, columns: list[str]) -> None:
+    from safetensors.numpy import load_file
+
     model = tiny_model(tmp_path / "model")
-    told = run("with_trl.py", str(workspace.path), "majority", model, str(tmp_path / "out"), "2", cache=tmp_path)
-    assert float(told.split()[-1]) > 0
+    arguments = [str(workspace.path), "majority", model, str(tmp_path / "out"), "3", *columns]
+    told = run("with_trl.py", *arguments, cache=tmp_path)
+    assert 0 < float(told.split()[-1]) < 8
+    before, after = (load_file(tmp_path / where / "model.safetensors") for where in ("model", "out"))
+    assert any((before[name] != after[name]).any() for name in before)  # it has learnt something
     assert list((tmp_path / "out").glob("*.safetensors"))
     shutil.rmtree(tmp_path / "out")
 
@@ -97,7 +103,9 @@ def tiny_model(folder: Path) -> str:
     tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<eos>{% endfor %}"
+    fast.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(symbols), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=512, pad_token_id=0, eos_token_id=1,

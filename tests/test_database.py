@@ -131,10 +131,10 @@ def test_costs_are_by_split_and_unknown_stays_unknown(tmp_path: Path) -> None:
     workspace = write_workspace(tmp_path / "ws", q, {"ada": ada, "bo": bo})
     found = rows(workspace, "SELECT * FROM costs ORDER BY teacher_id, split")
     assert [tuple(r.values()) for r in found] == [
-        ("ada", "test", 2, 4, 80, 40, 0.6, None),  # no right answer: no cost per right one
-        ("ada", "train", 2, 4, 80, 40, 0.6, 0.3),
-        ("bo", "test", 2, 2, 80, 40, None, None),
-        ("bo", "train", 2, 2, 80, 40, None, None),
+        ("build", "ada", "test", 2, 4, 80, 40, 0.6, None),  # no right answer: no cost per right one
+        ("build", "ada", "train", 2, 4, 80, 40, 0.6, 0.3),
+        ("build", "bo", "test", 2, 2, 80, 40, None, None),
+        ("build", "bo", "train", 2, 2, 80, 40, None, None),
     ]
 
 

@@ -6,11 +6,13 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
+from helpers_asking import ScriptedAsker, asked_by
 from helpers_cli import ROOT
 from helpers_corpus import question_row, response_row, write_workspace
 
 from purifiers.best_teacher import BestTeacher
 from purifiers.majority import Majority
+from purifiers.pairwise import Pairwise
 from purifiers.run import publish
 from schemas.database import query
 from schemas.workspace import Workspace
@@ -45,6 +47,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = write_workspace(tmp_path_factory.mktemp("sql") / "ws", questions, answers)
     publish(made, Majority())
     publish(made, BestTeacher())
+    publish(made, asked_by(Pairwise(), ScriptedAsker(made, TEACHERS, lambda _: "Better: first")))
     return made
 
 
@@ -115,7 +118,12 @@ def test_shares_and_costs_add_up(workspace: Workspace) -> None:
     total: Counter[tuple[str, str]] = Counter()
     for row in taken:
         total[row["method"], row["split"]] += row["share"]
-    assert len(total) == 4 and all(share == pytest.approx(1) for share in total.values())
+    assert len(total) == 6 and all(share == pytest.approx(1) for share in total.values())
+    (paid,) = ask(workspace, "What does a purified row cost?")
+    kept = query(workspace, "FROM purified WHERE method = 'pairwise'").num_rows
+    assert (paid["method"], paid["requests"]) == ("pairwise", query(workspace, "FROM calls").num_rows)
+    assert paid["cost_per_purified_row"] == pytest.approx(0.001 * paid["requests"] / kept)
+    assert {r["first_wins"] for r in ask(workspace, "Does a judge prefer a place?")} == {1.0}
     cut = {r["teacher_id"]: r["truncated"] for r in ask(workspace, "How many answers were cut at the token limit?")}
     assert cut == {"ada": 0, "bo": 0, "cy": pytest.approx(1 / 40)}
     (failed,) = ask(workspace, "What failed, and why?")

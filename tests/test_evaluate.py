@@ -22,6 +22,7 @@ from schemas.errors import InputError
 
 DATA = Path(os.environ.get("RAFFINATE_DATA", ROOT / ".." / "shared" / "data"))
 KEYS = {"method", "accuracy", "low", "high", "coverage", "oracle", "regret", "gap_closed", "n", "share", "entropy"}
+KEYS |= {"fit_seconds", "choose_seconds", "responses_usd", "cost_usd", "calibration"}
 
 
 class First(Purifier):
@@ -142,6 +143,28 @@ def test_json_has_what_was_promised(cli: Cli, tmp_path: Path) -> None:
         cli("evaluate", workspace.path, *seeded).json[0]["share"]
         != cli("evaluate", workspace.path, *seeded[:2], "--json").json[0]["share"]
     )
+
+
+def test_a_closer_look(cli: Cli, tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws", n=80, methods=False)
+    asked = ("evaluate", workspace.path, "--methods", "best-teacher,majority", "--compare", "--domains", "--curves")
+    best, majority = cli(*asked, "--transfer", "--json").json
+    gap = majority["accuracy"] - best["accuracy"]
+    assert majority["against"]["best-teacher"]["difference"] == pytest.approx(gap)
+    assert best["against"]["majority"]["difference"] == pytest.approx(-gap)
+    n = sum(d["n"] * d["accuracy"] for d in best["domains"].values()) / best["n"]
+    assert n == pytest.approx(best["accuracy"])
+    train = best["curves"]["train"]
+    assert list(train) and train[max(train, key=int)] == pytest.approx(best["accuracy"])
+    assert majority["curves"]["train"] is None  # it learns nothing
+    assert majority["curves"]["teachers"]["3"]["accuracy"] == pytest.approx(majority["accuracy"])
+    assert set(best["transfer"]) == {"arithmetic", "shelves"}
+    # A response costs 0.0001 dollars: the best teacher's alone, or those of all three.
+    assert best["responses_usd"] == pytest.approx(0.0001)
+    assert majority["responses_usd"] == pytest.approx(0.0003 / majority["coverage"])
+    shown = cli(*asked, "--transfer").out
+    for title in ("paired", "By domain", "By number of train questions", "By number of teachers", "fitted without it"):
+        assert title in shown
 
 
 @pytest.mark.data

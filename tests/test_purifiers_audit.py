@@ -10,11 +10,13 @@ import pytest
 from helpers_arrays import corpus_of
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
-from purifiers.audit import audit, conflict_of, contradicts, fleiss_kappa, js_divergence
+from purifiers.audit import audit, conflict_of, contradicts, fleiss_kappa, js_divergence, spread_of
 from purifiers.base import Purified
 from purifiers.best_teacher import BestTeacher
-from purifiers.comparison import by_domain, calibration, calibration_of, paired, train_curve, unseen_domains
+from purifiers.calibration import calibration
+from purifiers.comparison import by_domain, paired, sizes_up_to, teacher_curve, train_curve, unseen_domains
 from purifiers.consensus import Consensus
+from purifiers.evaluate import calibration_of
 from purifiers.run import fit
 from schemas.corpus import Corpus
 from schemas.errors import InputError
@@ -31,6 +33,18 @@ def test_calibration_by_hand() -> None:
     assert found.bins == ((pytest.approx(0.125), 0.5, 2), (pytest.approx(0.95), 1.0, 2))
     assert found.ece == pytest.approx(0.5 * 0.375 + 0.5 * 0.05)
     assert found.brier == pytest.approx((0.01 + 0.85**2 + 0.01 + 0) / 4)
+    # Mean square error, less was * (1 - was) / (n - 1) = 0.25 in the first bin: noise explains all of it.
+    assert found.rms == pytest.approx(max(0, 0.5 * (0.375**2 - 0.25) + 0.5 * 0.05**2) ** 0.5)
+
+
+def test_true_probabilities_show_the_noise_floor_and_false_ones_more() -> None:
+    rng = np.random.default_rng(1)
+    chance = rng.random(1000)
+    runs = [calibration(chance, rng.random(1000) < chance) for _ in range(40)]
+    assert np.mean([r.ece for r in runs]) == pytest.approx(runs[0].floor, abs=0.003)
+    assert np.mean([r.rms for r in runs]) < 0.02
+    off = calibration(chance, rng.random(1000) < np.clip(chance - 0.1, 0, 1))
+    assert off.ece > 2 * off.floor and off.rms == pytest.approx(0.1, abs=0.02)
 
 
 def test_calibration_is_of_the_kept_teachers_and_of_methods_with_probabilities() -> None:
@@ -104,6 +118,17 @@ def test_conflict_by_hand() -> None:
     assert (nothing.entropy, nothing.disagreement, nothing.fleiss_kappa, nothing.js_divergence) == (None,) * 4
 
 
+def test_spread_by_hand() -> None:
+    def direction(texts: list[str]) -> np.ndarray:  # teacher b says another thing than a and c, but on q1
+        return np.array([(0, 1) if t == "b on q0" else (1, 0) for t in texts], np.float32)
+
+    # Of the three pairs on q0 one has cosine 1, two have 0.
+    corpus = corpus_of(["ABC", "AA-", "A--"])
+    np.testing.assert_allclose(spread_of(corpus, direction), [2 / 3, 0, np.nan])
+    assert conflict_of(corpus, direction).spread == pytest.approx(1 / 3)
+    assert conflict_of(corpus).spread is None
+
+
 def test_js_divergence_bounds() -> None:
     assert js_divergence(np.array([1.0, 0]), np.array([0, 1.0])) == pytest.approx(1)
     assert js_divergence(np.array([0.3, 0.7]), np.array([0.3, 0.7])) == pytest.approx(0)
@@ -128,6 +153,7 @@ def test_audit_of_a_choice(tmp_path: Path) -> None:
     assert found.collapsed and found.entropy == 0
     assert found.contradicting == pytest.approx(1 / 3)
     assert found.leaking == pytest.approx(2 / 3)
+    assert found.repeated == 0
     assert found.agreement == pytest.approx(0.5)
     assert found.conflict.disagreement == 1
     code = corpus.answer[:, 0]
@@ -138,6 +164,25 @@ def test_audit_of_a_choice(tmp_path: Path) -> None:
 def test_audit_of_an_empty_choice() -> None:
     found = audit(corpus_of(["--", "AB"]), kept_of([-1, -1], rejected={0: "no", 1: "no"}), "none")
     assert (found.kept, found.rejected, found.collapsed, found.agreement) == (0, {"no": 2}, False, None)
+
+
+def test_rationales_that_repeat_are_counted(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    questions = [question_row(i, "test", rng) for i in range(3)]
+    texts = ("Add both, and it is 7.", "add both -- and it is 7", "Add both, and it is 8.")
+    rows = [response_row(q, "alpha", True, rationale=t) for q, t in zip(questions, texts, strict=True)]
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", questions, {"alpha": rows}))
+    assert audit(corpus, kept_of([0, 0, 0]), "mine").repeated == pytest.approx(1 / 3)
+
+
+def test_curve_over_teachers_by_hand() -> None:
+    # On train b is right always, c in half, a never; on test b in one of two, c in the other.
+    corpus = corpus_of(["BAA", "BAB", "BAB", "BBA"], "AAAA", ["train", "train", "test", "test"])
+    curve = teacher_curve(corpus, BestTeacher())
+    assert [step["added"] for step in curve.values()] == ["b", "c", "a"]
+    assert [step["accuracy"] for step in curve.values()] == [0.5, 0.5, 0.5]
+    assert [step["oracle"] for step in curve.values()] == [0.5, 1.0, 1.0]
+    assert sizes_up_to(700) == [100, 200, 500, 700]
 
 
 def test_consensus_probabilities_are_calibrated_on_a_large_simple_corpus(tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ from purifiers.best_teacher import BestTeacher
 from purifiers.gold_first import GoldFirst
 from purifiers.majority import Majority
 from purifiers.oracle import Oracle
-from purifiers.plackett_luce import PlackettLuce, fit_pairs, fit_winners, similarity_weights
+from purifiers.plackett_luce import (
+    PlackettLuce,
+    fit_pairs,
+    fit_ranking,
+    fit_winners,
+    similarity_weights,
+    stage_weights,
+)
 from purifiers.random_teacher import RandomTeacher
 from purifiers.run import fit, publish, purify, shown
 from purifiers.store import load, save
@@ -230,7 +237,7 @@ def specialists(n: int = 40, seed: int = 0, split: str = "train") -> Corpus:
 
 
 @pytest.mark.usefixtures("stub_encoder")
-@pytest.mark.parametrize("likelihood", ["pairs", "winners"])
+@pytest.mark.parametrize("likelihood", ["pairs", "winners", "ranking"])
 class TestPlackettLuce:
     def make(self, likelihood: str, **settings: Any) -> PlackettLuce:
         return PlackettLuce.model_validate({"likelihood": likelihood, "gamma": 1000, **settings})
@@ -250,6 +257,8 @@ class TestPlackettLuce:
         share = np.full((1, len(tells)), 1 / len(tells))
         if likelihood == "winners":
             expected = fit_winners(share, tells.correct, 1e-3)
+        elif likelihood == "ranking":
+            expected = fit_ranking(*stage_weights(share, 1 - tells.correct), 1e-3)
         else:
             won = (tells.correct[:, :, None] == 1) & (tells.correct[:, None, :] == 0)
             expected = fit_pairs(won.mean(axis=0, dtype=np.float64)[None], 1e-3)
@@ -276,6 +285,8 @@ class TestPlackettLuce:
         outcomes = train.correct[tells]
         if likelihood == "winners":
             expected = fit_winners(weights, outcomes, 1e-3)
+        elif likelihood == "ranking":
+            expected = fit_ranking(*stage_weights(weights, 1 - outcomes), 1e-3)
         else:
             won = (outcomes[:, :, None] == 1) & (outcomes[:, None, :] == 0)
             expected = fit_pairs(np.einsum("qp,pij->qij", weights, won.astype(float)), 1e-3)

@@ -5,9 +5,11 @@ numbers     domains whose answer is a number
 relations   domains whose answer is an option or a word
 world       questions in any number, and reading one out of a prompt
 teachers    who is right about what, how they err and write
+judges      what teachers say when asked to merge, score, compare or debate
 faults      rules that make requests go wrong
 wire        OpenAI's format
 server      the HTTP interface
+batches     its Batch API: files and batches
 serving     running it, as a command or in a thread
 """
 

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--teachers", metavar="FILE.yaml", help="a list of teachers, in place of the four shipped")
     parser.add_argument("--faults", metavar="FILE.yaml", help="a list of faults")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="mean time that a reply is held back")
+    parser.add_argument("--batch-s", type=float, default=0.0, help="time that a batch takes, in seconds")
     parser.add_argument("--api-key", help="require this key")
     parser.add_argument("--questions", type=int, metavar="N", help="write N questions and exit")
     parser.add_argument("--out", default="questions.parquet", metavar="FILE.parquet", help="where to write them")

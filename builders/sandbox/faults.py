@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from builders.sandbox.teachers import SandboxTeacher, uniform
 
-Kind = Literal["rate_limit", "server_error", "hang", "truncation", "malformed", "empty", "refusal", "death"]
+Kind = Literal[
+    "rate_limit", "server_error", "hang", "truncation", "malformed", "empty", "refusal", "unread", "expiry", "death"
+]
 
 
 class Fault(BaseModel):
@@ -23,8 +25,9 @@ class Fault(BaseModel):
 
     Kinds: ``rate_limit`` (429 with Retry-After), ``server_error`` (500), ``hang`` (the reply comes ``seconds`` late),
     ``truncation`` (half of the reply, finish_reason ``length``), ``malformed`` (a body that is no JSON), ``empty``
-    (no content), ``refusal`` and ``death``: the connection is closed and stays so, for one model if ``teacher`` is
-    given, else for the whole server.
+    (no content), ``refusal``, ``unread`` (a reply that commits itself to no answer, until it is asked again in the
+    same conversation), ``expiry`` (a batch is closed before it gets to this request) and ``death``: the connection is
+    closed and stays so, for one model if ``teacher`` is given, else for the whole server.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,8 @@
-"""The sandbox's HTTP interface: OpenAI-compatible, stateless but for its counters.
+"""The sandbox's HTTP interface: OpenAI-compatible, stateless but for its counters and batches.
 
     POST /v1/chat/completions    n, seed, temperature, max_tokens, logprobs, stream
     GET  /v1/models  /health  /stats
+    and the Batch API, see `builders.sandbox.batches`
 
 A reply depends on the world's seed and the request alone. The counters serve the faults and ``/stats``.
 """
@@ -20,7 +21,9 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builders.sandbox import wire
+from builders.sandbox.batches import Batches
 from builders.sandbox.faults import Fault, FaultPlan
+from builders.sandbox.judges import judgement
 from builders.sandbox.problem import Problem
 from builders.sandbox.teachers import TEACHERS, Sample, SandboxTeacher, reply, uniform
 from builders.sandbox.world import read
@@ -44,6 +47,7 @@ class SandboxConfig(BaseModel):
     latency_ms: float = Field(
         default=0.0, ge=0, description="mean time that a reply is held back; varies by half, by request"
     )
+    batch_s: float = Field(default=0.0, ge=0, description="time that a batch takes, in seconds")
     api_key: str | None = Field(default=None, description="if given, requests without this key get a 401")
 
     @field_validator("teachers")
@@ -114,6 +118,7 @@ class App:
         self.stats = Stats({teacher.name: TeacherStats() for teacher in config.teachers})
         self.died = asyncio.Event()
         """Set by a fault that kills the whole server."""
+        self.batches = Batches(self._line, config.batch_s)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request."""
@@ -127,13 +132,21 @@ class App:
         if route == ("GET", "/v1/models"):
             return _json(orjson.dumps({"object": "list", "data": [_model(name) for name in self.teachers]}))
         if route == ("POST", "/v1/chat/completions"):
-            return await self._chat(request)
-        return _error(
+            return await self._chat(await request.read(), request)
+        return await self.batches.handle(request) or _error(
             404, f"Unknown request URL: {request.method} {request.path}", "invalid_request_error", "unknown_url"
         )
 
-    async def _chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
+    async def _line(self, body: bytes) -> tuple[int, bytes] | None:
+        """Answer a line of a batch; None where a fault closes the batch before."""
+        try:
+            response = await self._chat(body)
+        except _ExpiredError:
+            return None
+        assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+        return response.status, response.body
+
+    async def _chat(self, body: bytes, request: web.BaseRequest | None = None) -> web.StreamResponse:
         try:
             chat = wire.ChatRequest.model_validate_json(body)
         except ValidationError as error:
@@ -148,9 +161,9 @@ class App:
         return await self._attempt(request, chat, teacher, xxhash.xxh3_64_intdigest(body))
 
     async def _attempt(
-        self, request: web.BaseRequest, chat: wire.ChatRequest, teacher: SandboxTeacher, body: int
+        self, request: web.BaseRequest | None, chat: wire.ChatRequest, teacher: SandboxTeacher, body: int
     ) -> web.StreamResponse:
-        """Count the request, let the faults strike, reply."""
+        """Count the request, let the faults strike, reply; without ``request``, to a line of a batch."""
         stats = self.stats.teachers[teacher.name]
         stats.received += 1
         self.stats.duplicates += body in self.stats.answered
@@ -160,17 +173,22 @@ class App:
         if fault:
             stats.faults[fault.kind] += 1
             await self._suffer(fault, teacher, request)
-        if self.config.latency_ms:
+        if self.config.latency_ms and request is not None:
             await asyncio.sleep(self.config.latency_ms / 1000 * (0.5 + uniform("latency", str(body))))
         if fault and (failure := _failure(fault)):
             return failure
         kind = fault.kind if fault else None
         problem, prompt_tokens = _read(prompt)
-        choices = [_spoilt(choice, kind) for choice in self._choices(chat, teacher, problem)]
+        spoilt_by = None if kind == "unread" and chat.goes_on else kind
+        choices = [_spoilt(choice, spoilt_by) for choice in self._choices(chat, teacher, problem, prompt)]
         completion = wire.Completion(chat, f"{body:016x}", choices, prompt_tokens)
         response = await _send(request, completion, malformed=kind == "malformed")
-        reached = request.transport is not None and not request.transport.is_closing()
-        if reached and kind in (None, "hang"):  # a reply that came late is a reply, if anyone still waits for it
+        reached = request is None or (request.transport is not None and not request.transport.is_closing())
+        if reached and kind in (
+            None,
+            "hang",
+            "expiry",
+        ):  # late is a reply, if anyone still waits
             stats.completed += 1
             self.stats.answered.add(body)
         return response
@@ -181,8 +199,10 @@ class App:
             return Fault(kind="death", teacher=teacher.name)
         return self.plan.strike(teacher, prompt, attempt) if self.plan.rules else None
 
-    async def _suffer(self, fault: Fault, teacher: SandboxTeacher, request: web.BaseRequest) -> None:
-        """What a fault does before any reply: time passes, or the connection ends."""
+    async def _suffer(self, fault: Fault, teacher: SandboxTeacher, request: web.BaseRequest | None) -> None:
+        """What a fault does before any reply: time passes, or the connection or the batch ends."""
+        if fault.kind == "expiry" and request is None:
+            raise _ExpiredError
         if fault.kind == "hang":
             await asyncio.sleep(fault.seconds)
         if fault.kind != "death":
@@ -191,15 +211,19 @@ class App:
             self.died.set()
         else:
             self.plan.dead.add(teacher.model)
-        if request.transport:
+        if request and request.transport:
             request.transport.abort()
         raise asyncio.CancelledError  # nothing is written to the connection any more
 
-    def _choices(self, chat: wire.ChatRequest, teacher: SandboxTeacher, problem: Problem | None) -> list[wire.Choice]:
+    def _choices(
+        self, chat: wire.ChatRequest, teacher: SandboxTeacher, problem: Problem | None, prompt: str
+    ) -> list[wire.Choice]:
         temperature = 1.0 if chat.temperature is None else chat.temperature  # OpenAI's default
         limit = chat.max_completion_tokens or chat.max_tokens
-        samples = (Sample(temperature, chat.seed or 0, i) for i in range(chat.n or 1))
-        return [wire.cut(reply(teacher, problem, sample, self.config.seed), limit) for sample in samples]
+        samples = [Sample(temperature, chat.seed or 0, i) for i in range(chat.n or 1)]
+        seed = self.config.seed
+        judged = [judgement(teacher, problem, prompt, sample, seed) for sample in samples]
+        return [wire.cut(j or reply(teacher, problem, s, seed), limit) for j, s in zip(judged, samples, strict=True)]
 
 
 def _failure(fault: Fault) -> web.Response | None:
@@ -220,12 +244,18 @@ def _spoilt(choice: wire.Choice, kind: str | None) -> wire.Choice:
         return replace(choice, content=[])
     if kind == "refusal":
         return replace(choice, content=[], reasoning=None, refusal=wire.REFUSAL)
+    if kind == "unread":
+        return replace(choice, content=wire.tokens(wire.UNDECIDED))
     return choice
 
 
-async def _send(request: web.BaseRequest, reply: wire.Completion, *, malformed: bool) -> web.StreamResponse:
+class _ExpiredError(Exception):
+    """The batch was closed before this line's turn."""
+
+
+async def _send(request: web.BaseRequest | None, reply: wire.Completion, *, malformed: bool) -> web.StreamResponse:
     """Send the reply; a malformed one breaks off within its JSON."""
-    if not reply.request.stream:
+    if request is None or not reply.request.stream:
         body = reply.body()
         return _json(body[: len(body) // 2] if malformed else body)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})

@@ -64,6 +64,8 @@ class _Listening:
         # socket of a connection that it sets up after its server was closed (python/cpython#109564).
         for listener in self.sockets.sockets:
             asyncio.get_running_loop().remove_reader(listener.fileno())
+        for task in self.app.batches.tasks:
+            task.cancel()
         for _ in range(3):
             await asyncio.sleep(0)
         self.sockets.close()

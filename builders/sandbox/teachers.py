@@ -124,14 +124,37 @@ def reply(teacher: SandboxTeacher, problem: Problem | None, sample: Sample, worl
     """What ``teacher`` says to a prompt in which ``problem`` was read."""
     if problem is None:
         return Reply(UNKNOWN)
+    found = attempt(teacher, problem, sample, world_seed)
+    logprob = -0.05 - 0.5 * _NORMAL.cdf(0.5 * found.margin + _normal("confidence", found.key))
+    thought = f"Let me think. {' '.join(found.derivation.steps)} That should be it." if teacher.reasoning else None
+    return Reply(told(teacher, problem, found.derivation), thought, logprob, found.flaw)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a teacher finds when it works a question out: ``margin`` is positive where it is wrong."""
+
+    derivation: Derivation
+    margin: float
+    flaw: str | None
+    key: str
+    """What further draws about this teacher facing this question hang on."""
+
+
+def attempt(teacher: SandboxTeacher, problem: Problem, sample: Sample, world_seed: int) -> Attempt:
+    """Work a question out; towards the gold answer where the prompt shows it."""
     keys = _Keys.of(teacher, problem, sample, world_seed)
     margin = _margin(teacher.competence.get(problem.domain.name, teacher.default), sample.temperature, keys)
     flaw = _flaw(problem, keys) if margin > 0 and problem.shown is None else None
-    derivation = _rationalised(problem) if problem.shown else problem.mistakes[flaw] if flaw else problem.truth
-    logprob = -0.05 - 0.5 * _NORMAL.cdf(0.5 * margin + _normal("confidence", keys.sample))
-    content = f"{_STYLES[teacher.style](derivation.steps)}\nThe answer is {problem.written(derivation.answer)}."
-    thought = f"Let me think. {' '.join(derivation.steps)} That should be it." if teacher.reasoning else None
-    return Reply(content, thought, logprob, flaw)
+    derivation = (
+        derivation_of(problem, problem.shown) if problem.shown else problem.mistakes[flaw] if flaw else problem.truth
+    )
+    return Attempt(derivation, margin, flaw, keys.sample)
+
+
+def told(teacher: SandboxTeacher, problem: Problem, derivation: Derivation) -> str:
+    """A derivation in the teacher's style, with its answer line."""
+    return f"{_STYLES[teacher.style](derivation.steps)}\nThe answer is {problem.written(derivation.answer)}."
 
 
 @dataclass(frozen=True)
@@ -170,13 +193,12 @@ def _flaw(problem: Problem, keys: _Keys) -> str | None:
     return flaws[int(draw * len(flaws))]
 
 
-def _rationalised(problem: Problem) -> Derivation:
-    """A derivation that ends in the gold answer shown, by a mistake if only a mistake leads there."""
-    shown = problem.shown or ""
+def derivation_of(problem: Problem, answer: str) -> Derivation:
+    """A derivation that ends in this answer, by a mistake if only a mistake leads there."""
     for derivation in (problem.truth, *problem.mistakes.values()):
-        if derivation.answer == shown:
+        if derivation.answer == answer:
             return derivation
-    return Derivation((*problem.truth.steps, f"But the answer is given as {shown}."), shown)
+    return Derivation((*problem.truth.steps, f"But the answer is given as {answer}."), answer)
 
 
 def uniform(purpose: str, key: str) -> float:

@@ -16,6 +16,7 @@ from builders.sandbox.teachers import Reply, uniform
 # No model's tokenizer: words in pieces of up to six characters, and signs. The pieces join to the text.
 _TOKEN = re.compile(r"\s*(?:\w{1,6}|[^\w\s])|\s+")
 REFUSAL = "I'm sorry, but I can't help with that."
+UNDECIDED = "There is something to be said for several views here, and I would rather not commit myself."
 
 
 class Message(BaseModel):
@@ -56,6 +57,11 @@ class ChatRequest(BaseModel):
     def prompt(self) -> str:
         """All messages as one text."""
         return "\n\n".join(message.text for message in self.messages)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an earlier reply is in the conversation."""
+        return any(message.role == "assistant" for message in self.messages)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,211 @@
+"""How often a student is right: by what it writes, and by which option it finds likeliest.
+
+generation    the greedy text under the prediction prefix equals the gold option's text (the papers' measure) or the
+              gold answer; of rationale-then-answer, what its last "The answer is ..." names
+likelihood    of a choice question, the option whose text has the highest log-probability; of rationale-then-answer,
+              the likeliest answer line after the rationale that it wrote itself
+
+Texts are compared without case and repeated blanks, numbers by value. A text that names no answer is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from distill.batches import Ints, Texts, rows_of_pairs
+from distill.data import Questions
+from distill.encode import ANSWER_LINE
+from distill.loss import nll_of
+from distill.model import StudentModel
+from distill.spec import Objective
+from schemas.errors import InputError
+from schemas.layout import PREDICT
+
+Measure = Literal["generation", "likelihood"]
+
+NEW_TOKENS = 64
+"""Most tokens of a predicted answer, as in TinyLLM's code."""
+SPARE = 8
+LINE = re.compile(r"the answer is\s+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A student's answers to N questions.
+
+    Attributes:
+        dataset, split: of the questions.
+        measure: `generation` or `likelihood`.
+        question_id: the questions.
+        right: (N,) whether the answer was right.
+        said: what it wrote (its whole text), or the label it found likeliest.
+    """
+
+    dataset: str
+    split: str
+    measure: Measure
+    question_id: list[str]
+    right: npt.NDArray[np.bool_]
+    said: list[str]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.right.mean())
+
+    @property
+    def n(self) -> int:
+        """How many questions."""
+        return len(self.right)
+
+
+def evaluate(
+    student: StudentModel,
+    questions: Questions,
+    objective: Objective,
+    measure: Measure = "generation",
+    new_tokens: int | None = None,
+) -> Evaluated:
+    """Ask a student every question and compare with gold.
+
+    Args:
+        student: a trained one.
+        questions: labelled.
+        objective: what it was trained for: decides how it is asked, and how its text is read.
+        measure: see the head of this module.
+        new_tokens: most tokens that it may write; by default ``max_target`` for a rationale and its answer, and for an
+            answer alone `SPARE` more than the longest right one or option (at most `NEW_TOKENS`).
+
+    Raises:
+        InputError: likelihood is asked for and no question has options.
+    """
+    if measure == "likelihood":
+        rows = [i for i, options in enumerate(questions.choices) if options]
+        if not rows:
+            raise InputError(f"likelihood compares the options of choice questions, and {questions.dataset} has none")
+        questions = questions.take(rows)
+        said = _likeliest(student, questions, objective)
+        right = [label == gold for label, gold in zip(said, questions.gold, strict=True)]
+    elif objective == "rationale-then-answer":
+        said = write(student, questions.prompt, new_tokens or student.spec.max_target)
+        right = [_concludes(text, *asked) for text, asked in zip(said, _asked(questions), strict=True)]
+    else:
+        said = write(student, [PREDICT + p for p in questions.prompt], new_tokens or _room(student, questions))
+        right = [_same(text, gold) for text, gold in zip(said, questions.targets, strict=True)]
+    return Evaluated(questions.dataset, questions.split, measure, questions.question_id, np.array(right, bool), said)
+
+
+def _room(student: StudentModel, questions: Questions) -> int:
+    """Tokens that any right answer fits into: what is longer is wrong however it ends."""
+    possible = [*questions.targets, *(text for options in questions.choices for text in options.values())]
+    longest = max(len(ids) for ids in student.encoder.targets(possible))
+    return min(longest + SPARE, NEW_TOKENS, student.spec.max_target)
+
+
+def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int = 32768) -> list[str]:
+    """The greedy continuation of each prompt (prefix included), in passes of about ``most`` tokens."""
+    texts = Texts.of(student.encoder.prompts(prompts))
+    order = np.argsort(texts.lengths, kind="stable")[::-1]
+    said = [""] * len(prompts)
+    while len(order):
+        size = max(int(most // (texts.lengths[order[0]] + new_tokens)), 1)
+        part, order = order[:size], order[size:]
+        for i, text in zip(part, _write(student, texts, part, new_tokens), strict=True):
+            said[i] = text
+    return said
+
+
+def _write(student: StudentModel, texts: Texts, part: Ints, new_tokens: int) -> list[str]:
+    """One pass: prompts are padded on the left for a decoder, on the right for an encoder."""
+    import torch
+    from transformers import GenerationConfig
+
+    tokenizer, model = student.encoder.tokenizer, student.model
+    lengths = texts.lengths[part]
+    place = np.arange(int(lengths.max()))
+    mask = place < lengths[:, None] if student.is_seq2seq else place >= (len(place) - lengths)[:, None]
+    ids = np.full(mask.shape, tokenizer.pad_token_id, np.int64)
+    ids[mask] = np.concatenate([texts[i] for i in part])
+    make: Any = GenerationConfig
+    config = make(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=student.encoder.end,
+        decoder_start_token_id=model.config.decoder_start_token_id if student.is_seq2seq else None,
+    )
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.autocast(student.device.type, torch.bfloat16, enabled=student.device.type == "cuda"):
+        found = model.generate(
+            input_ids=torch.from_numpy(ids).to(student.device),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(student.device),
+            generation_config=config,
+        )
+    model.train(was_training)
+    new = found if student.is_seq2seq else found[:, len(place) :]
+    return [student.encoder.text(row) for row in new.tolist()]
+
+
+def _likeliest(student: StudentModel, questions: Questions, objective: Objective) -> list[str]:
+    """The label whose text, or answer line, is likeliest; the first of equals."""
+    if objective == "rationale-then-answer":
+        said = write(student, questions.prompt, student.spec.max_target)
+        begun = [text[: m.start()].rstrip() if (m := _last_line(text)) else text for text in said]
+        prompts = questions.prompt
+        targets = [
+            [(text + ANSWER_LINE + f"({label}).").lstrip("\n") for label in options]
+            for text, options in zip(begun, questions.choices, strict=True)
+        ]
+    else:
+        prompts = [PREDICT + p for p in questions.prompt]
+        targets = [list(options.values()) for options in questions.choices]
+    pairs = [(prompt, target) for prompt, texts in zip(prompts, targets, strict=True) for target in texts]
+    rows = rows_of_pairs(student.encoder, [p for p, _ in pairs], [t for _, t in pairs])
+    nll, found, at = nll_of(student, rows), [], 0
+    for options in questions.choices:
+        found.append(list(options)[int(nll[at : at + len(options)].argmin())])
+        at += len(options)
+    return found
+
+
+def _last_line(text: str) -> re.Match[str] | None:
+    return next(reversed(list(LINE.finditer(text))), None)
+
+
+def _asked(questions: Questions) -> list[tuple[dict[str, str], str]]:
+    return list(zip(questions.choices, questions.gold, strict=True))
+
+
+def _concludes(text: str, options: dict[str, str], gold: str) -> bool:
+    """Whether the last answer line of a text names gold: its label, or the words of the option."""
+    found = _last_line(text)
+    if found is None:
+        return False
+    said = found.group(1).removesuffix(".").strip()
+    if not options:
+        return _same(said, gold)
+    label = re.fullmatch(r"\(?(\w+)\)?(?:[.:)]?\s.*)?", said)
+    if label and label.group(1) in options:
+        return label.group(1) == gold
+    return _same(said, options[gold])
+
+
+def _same(said: str, gold: str) -> bool:
+    a, b = " ".join(said.casefold().split()), " ".join(gold.casefold().split())
+    return a == b or (_value(a) is not None and _value(a) == _value(b))
+
+
+def _value(text: str) -> Fraction | None:
+    """The number that a text is; None if it is none."""
+    try:
+        return Fraction(text.replace(",", "").strip("$% "))
+    except (ValueError, ZeroDivisionError):
+        return None

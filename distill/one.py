@@ -1,0 +1,91 @@
+"""One student from a published dataset: read, make, train, judge. The command and the comparison call this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from distill.data import FINE_TUNING, KEEP_ALL, ONE_TEACHER, Examples, Questions, read_examples, read_questions
+from distill.evaluate import evaluate
+from distill.model import StudentModel, make_student
+from distill.source import Published
+from distill.spec import Objective, StudentSpec, Training
+from distill.students import Judged, student_rows
+from distill.train import OnProgress, Trained, train
+from schemas.errors import InputError
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A trained student, its answers, and its rows of the ``students`` table."""
+
+    trained: Trained
+    judged: list[Judged]
+    rows: pa.Table
+
+
+def distil(  # noqa: PLR0913  what a caller may give, most of it optional
+    published: Published,
+    method: str,
+    spec: StudentSpec = StudentSpec(),  # noqa: B008  frozen
+    training: Training = Training(),  # noqa: B008  frozen
+    *,
+    teachers: Sequence[str] | None = None,
+    tests: Sequence[Questions] | None = None,
+    folder: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Distilled:
+    """Train one student on what was published and judge it once, with the weights that validation chose.
+
+    Args:
+        published: the dataset.
+        method: a purifier, `keep-all`, `teacher:ID` or `fine-tuning`; see `read_examples`.
+        spec: what the student starts from.
+        training: how it is trained.
+        teachers: for `keep-all`, only these.
+        tests: what it is judged on; the dataset's own test split by default.
+        folder: where checkpoints go and an interrupted training goes on from.
+        on_progress: called after every step.
+
+    Raises:
+        RaffinateError: see `read_examples`, `make_student` and `train`.
+    """
+    examples = read_examples(published, method, teachers)
+    judged_on = [read_questions(published, "test")] if tests is None else list(tests)
+    student = make_student(spec, examples.texts(), training.seed)
+    validation = _validation(published)
+    trained = train(student, examples, training, validation=validation, folder=folder, on_progress=on_progress)
+    judged = [judge(student, questions, training.objective) for questions in judged_on]
+    had = teachers_of(published, examples, teachers)
+    return Distilled(trained, judged, student_rows(trained, training, method, had, judged))
+
+
+def judge(student: StudentModel, questions: Questions, objective: Objective) -> Judged:
+    """What a student writes, and which options it finds likeliest where there are options."""
+    has_options = any(questions.choices)
+    return Judged(
+        evaluate(student, questions, objective),
+        evaluate(student, questions, objective, "likelihood") if has_options else None,
+    )
+
+
+def teachers_of(published: Published, examples: Examples, wanted: Sequence[str] | None) -> list[str]:
+    """The teachers whose responses a method had at hand."""
+    if examples.method == FINE_TUNING:
+        return []
+    if examples.method == KEEP_ALL:
+        return list(examples.teachers)
+    if examples.method.startswith(ONE_TEACHER):
+        return [examples.method.removeprefix(ONE_TEACHER)]
+    return list(wanted or published.teachers())
+
+
+def _validation(published: Published) -> Questions | None:
+    """The labelled validation questions; None where there are none."""
+    try:
+        return read_questions(published, "validation")
+    except InputError:
+        return None

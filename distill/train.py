@@ -1,0 +1,390 @@
+"""Train a student: one loop, one forward pass for both prefixes, the best weights on validation kept.
+
+The same seed, data and machine give the same student. A training that is interrupted goes on from its checkpoint and
+ends in the same weights, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from distill import checkpoint, several
+from distill.batches import Ints, Order, passes, rows_of, rows_of_pairs
+from distill.checkpoint import Progressed
+from distill.data import Examples, Questions
+from distill.evaluate import SPARE, evaluate
+from distill.loss import coefficients, nll_of, row_nll, task_weights
+from distill.model import StudentModel
+from distill.spec import Training
+from schemas.errors import InputError, RaffinateError
+from schemas.layout import PREDICT
+
+if TYPE_CHECKING:
+    import torch
+
+OVERHEAD = {"cpu": 256, "cuda": 4096}
+"""What another pass costs, as so many tokens: launching it against computing them."""
+REMEMBERED = 100
+"""Steps that the final training losses are the mean of."""
+LOOK_EVERY = 10
+"""Steps between looks at the loss: a look waits for the GPU."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a progress bar may show."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    validation: float | None
+
+
+OnProgress = Callable[[Told], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student and how it went.
+
+    Attributes:
+        run_id: changes with the data, the student and every setting that the weights depend on.
+        student: with the kept weights.
+        steps: optimiser steps taken.
+        kept_step: the step whose weights were kept.
+        validation: their accuracy on validation (or minus their loss); None where there was none.
+        prediction_loss: mean training loss of the answers over the last steps, in nats (per token, by the default
+            normalisation); None if there were no answers.
+        rationale_loss: the same of the rationales, mean over the tasks.
+        seconds: training time without validations.
+        tokens: prompt and target tokens trained on, padding not counted.
+        rationale_tokens: those of the rows that a rationale is the target of.
+        device: what it ran on.
+        history: every validation.
+        notes: what a user should know: what was cut, what was not selected.
+    """
+
+    run_id: str
+    student: StudentModel
+    steps: int
+    kept_step: int
+    validation: float | None
+    prediction_loss: float | None
+    rationale_loss: float | None
+    seconds: float
+    tokens: int
+    rationale_tokens: int
+    device: str
+    history: list[dict[str, float]]
+    notes: list[str]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Training throughput, validations left out."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+def train(  # noqa: PLR0913  what a caller may give, most of it optional
+    student: StudentModel,
+    examples: Examples,
+    training: Training = Training(),  # noqa: B008  frozen
+    *,
+    validation: Questions | None = None,
+    folder: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Trained:
+    """Train a student on examples; its weights are changed in place.
+
+    Args:
+        student: fresh from `make_student`.
+        examples: from `read_examples`.
+        training: objective, duration, selection.
+        validation: labelled questions that the kept weights are selected on; without them the last ones are kept.
+        folder: where checkpoints go, and an interrupted training is resumed from; none are written without it.
+        on_progress: called after every step.
+
+    Raises:
+        InputError: nothing can be learnt from the examples under this objective.
+        RaffinateError: the loss diverged, or memory ran out; says what to do.
+        WorkspaceError: the folder holds another training's checkpoint, or cannot be written.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+    """
+    run = _Run(student, examples, training, validation=validation, folder=folder)
+    run.on_progress = on_progress
+    return run.go()
+
+
+class _Run:
+    """One training under way."""
+
+    def __init__(
+        self,
+        student: StudentModel,
+        examples: Examples,
+        training: Training,
+        *,
+        validation: Questions | None,
+        folder: Path | None,
+    ) -> None:
+        import torch
+
+        self.student, self.training, self.folder = student, training, folder
+        self.on_progress: OnProgress | None = None
+        self.rows = rows_of(student.encoder, examples, training.objective)
+        self.cut = (student.encoder.cut_prompts, student.encoder.cut_targets)
+        if not len(self.rows):
+            raise InputError(f"{examples.method}: there is no rationale, so {training.objective} has nothing to learn")
+        self.lengths, self.longest = self.rows.lengths, int(self.rows.target.lengths.max())
+        self.task_weight = task_weights(self.rows, training, examples.teachers)
+        self.order = Order(self.rows, training)
+        self.steps = training.max_steps or max(math.ceil(training.epochs * self.order.steps_per_epoch), 1)
+        self.validation = validation.first(training.eval_questions, training.seed) if validation else None
+        self.eval_every = training.eval_every or max(self.steps // 10, 1)
+        self.weights = student.trainable()
+        self.device = student.device
+        self.optimiser: Any = torch.optim.AdamW(
+            self.weights.values(), lr=0.0, weight_decay=training.weight_decay, fused=True
+        )
+        supported = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = supported if training.bf16 is None else training.bf16
+        self.at, self.best = Progressed(), dict[str, Any]()
+        self.unseen: list[torch.Tensor] = []  # losses of steps that nobody has looked at yet
+        self.had: list[tuple[bool, bool]] = []  # and whether they had answers, and rationales
+        self.validated: float | None = None
+        self.identity = self._identity(examples)
+        if folder is not None and (found := checkpoint.read(folder, self.identity, self._state())):
+            self.at, self.best = found
+
+    def _identity(self, examples: Examples) -> str:
+        """Changes with what is trained, on what, and how; not with how often a checkpoint is written."""
+        settings = self.training.model_dump(exclude={"checkpoint_every", "tokens_per_pass"})
+        digest = hashlib.sha256(orjson.dumps([self.student.spec.model_dump(), settings, examples.method, self.steps]))
+        rows = self.rows
+        for array in (rows.source.ids, rows.target.ids, rows.task, rows.weight, rows.question):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _state(self) -> checkpoint.State:
+        return checkpoint.State(self.weights, self.optimiser)
+
+    def go(self) -> Trained:
+        """Train to the end, or to the first Ctrl-C."""
+        import torch
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), _asked_to_stop() as asked:
+            self.student.model.train()
+            while self.at.step < self.steps and not self._had_enough():
+                self._guarded_step()
+                if self.at.step % self.eval_every == 0 or self.at.step == self.steps:
+                    self._validate()
+                if self.at.step % self.training.checkpoint_every == 0 or asked.is_set():
+                    self._checkpoint()
+                if asked.is_set():
+                    raise KeyboardInterrupt
+            self._look()
+            self._checkpoint()
+        return self._done()
+
+    def _had_enough(self) -> bool:
+        return self.training.patience is not None and self.at.waited >= self.training.patience
+
+    def _guarded_step(self) -> None:
+        import torch
+
+        try:
+            self._step()
+        except torch.OutOfMemoryError:
+            self.optimiser.zero_grad(set_to_none=True)
+            self._checkpoint()
+            kept = f"; step {self.at.step} is kept in {self.folder}" if self.folder else ""
+            raise RaffinateError(
+                f"out of memory with {self.training.tokens_per_pass} tokens in a pass: set tokens_per_pass to half of "
+                f"it (no result changes), lora_rank, or a smaller model{kept}"
+            ) from None
+
+    def _step(self) -> None:
+        """One optimiser step: passes, clipping, AdamW."""
+        import torch
+
+        started = time.perf_counter()
+        number = self.at.step
+        torch.manual_seed((self.training.seed * 1_000_003 + number) * several.world() + several.rank())  # dropout
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(number)
+        chosen = self.order.step(number)
+        within, whole = coefficients(self.rows, chosen, self.task_weight, self.training.normalise)
+        used = whole > 0
+        losses = self._passes(chosen[used], within[used], whole[used])
+        losses = several.summed(self.weights.values(), losses)
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.at.step += 1
+        length, explains = self.lengths[chosen[used]], self.rows.task[chosen[used]] > 0
+        self.at.tokens += int(length.sum())
+        self.at.rationale_tokens += int(length[explains].sum())
+        self.unseen.append(losses)
+        self.had.append((bool((~explains).any()), bool(explains.any())))
+        if self.at.step % LOOK_EVERY == 0 or self.device.type == "cpu":
+            self._look()
+        self.at.seconds += time.perf_counter() - started
+        self._tell()
+
+    def _passes(self, chosen: Ints, within: Any, whole: Any) -> torch.Tensor:
+        """Add the gradients of a step's rows on this device; return (loss of answers, of rationales)."""
+        import torch
+
+        losses = torch.zeros(2, device=self.device)
+        mine = several.share(chosen)
+        place = {int(row): i for i, row in enumerate(chosen)}
+        tasks = max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
+        cost = OVERHEAD.get(self.device.type, 1024)
+        joined = not self.student.is_seq2seq
+        for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
+            at = np.array([place[int(row)] for row in part])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                nll = row_nll(self.student, self.rows, part)
+            weights = torch.tensor(np.stack([whole[at], within[at]]), dtype=nll.dtype, device=self.device)
+            (nll * weights[0]).sum().backward()  # type: ignore[no-untyped-call]
+            kind = torch.from_numpy((self.rows.task[part] > 0).astype(np.int64)).to(self.device)
+            losses.index_add_(0, kind, nll.detach() * weights[1])
+        losses[1] /= tasks
+        return losses
+
+    def rate(self, step: int) -> float:
+        """Rises over the warm-up, then falls to nothing in a straight line."""
+        top, warm = self.training.rate_for(self.student.spec), self.training.warm_up * self.steps
+        return top * min((step + 1) / max(warm, 1), (self.steps - step) / max(self.steps - warm, 1), 1.0)
+
+    def _look(self) -> None:
+        """Read the losses of the last steps; stop a training that has diverged."""
+        import torch
+
+        if not self.unseen:
+            return
+        read = torch.stack(self.unseen).tolist()
+        for (a, b), (answers, rationales) in zip(read, self.had, strict=True):
+            self.at.losses.append((a if answers else math.nan, b if rationales else math.nan))
+        self.unseen.clear()
+        self.had.clear()
+        recent = np.nansum(self.at.losses[-LOOK_EVERY:], axis=1).mean()
+        if self.at.step <= LOOK_EVERY:
+            self.at.first = float(np.nansum(self.at.losses, axis=1).mean())
+        if not np.isfinite(read).all() or recent > 3 * self.at.first + 3:
+            rate = self.training.rate_for(self.student.spec)
+            raise RaffinateError(
+                f"the loss diverged at step {self.at.step} ({recent:.3g} nats, {self.at.first:.3g} at the start): "
+                f"set a lower learning_rate (it was {rate:g}) or a longer warm_up"
+            )
+        del self.at.losses[:-REMEMBERED]
+
+    def _tell(self) -> None:
+        if self.on_progress and several.rank() == 0:
+            loss = float(np.nansum(self.at.losses[-1])) if self.at.losses else math.nan
+            speed = self.at.tokens / max(self.at.seconds, 1e-9)
+            self.on_progress(Told(self.at.step, self.steps, loss, speed, self.validated))
+
+    def _validate(self) -> None:
+        """Measure on validation, and keep the weights if they are the best so far; equals go to the earlier."""
+        self._look()
+        if self.validation is None or self.training.select_by == "last":
+            return
+        objective = self.training.objective
+        if self.training.select_by == "accuracy":
+            room = self.longest + SPARE if objective == "rationale-then-answer" else None
+            now = evaluate(self.student, self.validation, objective, new_tokens=room).accuracy
+        else:
+            prompts = [PREDICT + p for p in self.validation.prompt]
+            rows = rows_of_pairs(self.student.encoder, prompts, self.validation.targets)
+            now = -float(nll_of(self.student, rows).sum() / rows.target.lengths.sum())
+        self.validated = now = several.agreed(now)
+        self.at.history.append({"step": self.at.step, self.training.select_by: abs(now)})
+        self.at.waited += 1
+        if now > self.at.best:
+            self.at.best, self.at.best_step, self.at.waited = now, self.at.step, 0
+            self.best = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
+
+    def _checkpoint(self) -> None:
+        if self.folder is not None and several.rank() == 0:
+            self._look()
+            checkpoint.write(self.folder, self.identity, self.at, self._state(), self.best)
+
+    def _done(self) -> Trained:
+        import torch
+
+        if self.best:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(self.best[name])
+        means = [
+            float(np.nanmean(column)) if np.isfinite(column).any() else None
+            for column in np.array(self.at.losses, np.float64).reshape(-1, 2).T
+        ]
+        self.student.model.eval()
+        return Trained(
+            run_id=self.identity,
+            student=self.student,
+            steps=self.at.step,
+            kept_step=self.at.best_step or self.at.step,
+            validation=self.at.best if self.best else None,
+            prediction_loss=means[0],
+            rationale_loss=means[1],
+            seconds=self.at.seconds,
+            tokens=self.at.tokens,
+            rationale_tokens=self.at.rationale_tokens,
+            device=device_name(self.device),
+            history=self.at.history,
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        (prompts, targets), found = self.cut, []
+        if self.validation is None:
+            found.append("no labelled validation questions: the last weights were kept, not the best")
+        if prompts:
+            found.append(f"{prompts} prompts were longer than max_input and lost their beginning")
+        if targets:
+            found.append(f"{targets} targets were cut at max_target")
+        return found
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader of the results should know of it."""
+    import torch
+
+    many = f" x{several.world()}" if several.world() > 1 else ""
+    return f"{torch.cuda.get_device_name(device)}{many}" if device.type == "cuda" else f"cpu{many}"
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set at the first Ctrl-C, so that the step under way ends; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,201 @@
+"""The student that purifiers are handed, other people's models, the command, and several processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_cli import Cli
+from helpers_corpus import make_workspace
+from helpers_distill import toy_examples, toy_questions, toy_student
+from test_distill_loss import nll_by_hand
+
+from distill.model import load_student, make_student
+from distill.protocol import BatchStudent, student_for
+from distill.spec import StudentSpec, Training
+from distill.train import Trained, train
+from purifiers.equipment import Student
+from schemas.database import query
+from schemas.errors import InputError, MissingExtraError
+from schemas.workspace import Workspace
+
+BOTH = pytest.mark.parametrize("model", ["tiny-seq2seq", "tiny-causal"])
+PROMPTS = ["predict: What do bees make?", "explain 2: Which is warm?\n(A) ice", "no prefix at all"]
+TARGETS = ["honey", "Three are frozen, one burns.", "a"]
+
+
+def handed(model: str) -> BatchStudent:
+    spec = StudentSpec(model=model, width=32, layers=1, vocabulary=400)
+    return student_for(spec, toy_examples().texts(), seed=0, training=Training(learning_rate=1e-2))
+
+
+@BOTH
+def test_losses_are_those_of_single_pairs(model: str) -> None:
+    student: Student = handed(model)
+    inner = student.student  # type: ignore[attr-defined]
+    encoder = inner.encoder
+    prompts, targets = encoder.prompts(PROMPTS), encoder.targets(TARGETS)
+    nll = np.array([nll_by_hand(inner, p, t) for p, t in zip(prompts, targets, strict=True)])
+    np.testing.assert_allclose(student.logprob(PROMPTS, TARGETS), -nll, rtol=1e-5)
+    np.testing.assert_allclose(student.loss(PROMPTS, TARGETS), nll / [len(t) for t in targets], rtol=1e-5)
+    assert student.loss([], []).shape == (0,)
+    assert all(p.grad is None for p in inner.model.parameters())
+
+
+@BOTH
+def test_it_learns_what_has_weight_and_a_fresh_one_has_not(model: str) -> None:
+    student = handed(model)
+    start = student.loss(PROMPTS, TARGETS)
+    first = student.learn(PROMPTS, TARGETS, [1.0, 0.0, 0.0])
+    assert first == pytest.approx(float(start[0]), rel=1e-4)  # the loss before the step, of what has weight
+    for _ in range(15):
+        student.learn(PROMPTS, TARGETS, [1.0, 0.0, 0.0])
+    end = student.loss(PROMPTS, TARGETS)
+    assert end[0] < 0.5 * start[0]
+    assert student.name == f"{model}, 16 steps"
+    again, other = student.fresh(0), student.fresh(1)
+    np.testing.assert_array_equal(again.loss(PROMPTS, TARGETS), start)
+    assert not np.array_equal(other.loss(PROMPTS, TARGETS), start)
+    again.learn(PROMPTS, TARGETS)
+    np.testing.assert_array_equal(student.loss(PROMPTS, TARGETS), end)
+
+
+def test_without_weights_every_token_counts_alike() -> None:
+    student = handed("tiny-causal")
+    tokens = np.array([len(t) for t in student.student.encoder.targets(TARGETS)])
+    wanted = float((student.loss(PROMPTS, TARGETS) * tokens).sum() / tokens.sum())
+    assert student.learn(PROMPTS, TARGETS) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_model_that_cannot_be_a_student_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot load a language model from '.*nothing'"):
+        make_student(StudentSpec(model=str(tmp_path / "nothing")))
+    with pytest.raises(InputError, match="holds no student: train one with  raffinate distill"):
+        load_student(tmp_path)
+    folder = tmp_path / "endless"
+    toy_student("tiny-causal").save(folder, "multitask")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for key in ("eos_token", "pad_token"):
+        settings.pop(key)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="has no end token, so a student would not know where to stop"):
+        make_student(StudentSpec(model=str(folder)))
+
+
+def test_a_tokenizer_without_a_pad_token_serves(tmp_path: Path) -> None:
+    toy_student("tiny-causal").save(tmp_path, "multitask")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    padless = make_student(StudentSpec(model=str(tmp_path)))
+    usual = BatchStudent(lambda _: toy_student("tiny-causal")).loss(PROMPTS, TARGETS)
+    np.testing.assert_allclose(BatchStudent(lambda _: padless).loss(PROMPTS, TARGETS), usual, rtol=1e-6)
+
+
+def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
+    for make in (lambda: make_student(StudentSpec()), lambda: load_student(tmp_path)):
+        with pytest.raises(MissingExtraError, match=r"training a student needs .* pip install 'raffinate\[distill\]'"):
+            make()
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of twice the heads"):
+        StudentSpec(width=40, heads=8)
+    with pytest.raises(ValueError, match="select_by=loss is the loss of predicted answers"):
+        Training(select_by="loss", objective="rationale-then-answer")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("made") / "sums", n=20)
+
+
+TINY = ["--set", "width=16", "--set", "layers=1", "--set", "heads=2", "--set", "max_steps=4"]
+
+
+def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
+    other = make_workspace(tmp_path / "others", n=10, seed=3)
+    command = ["distill", workspace.path, "--method", "majority", *TINY, "--eval", other.path]
+    told = cli(*command)
+    assert told.code == 0, told.err
+    assert "majority (multitask" in told.out
+    assert "sums (others)" in told.out
+    cli(*command)  # the same student: its rows are replaced, not doubled
+    cli("distill", workspace.path, "--method", "keep-all", "--teachers", "beta,alpha", *TINY, "--seed", "3", "--out",
+        tmp_path / "student", "--model", "tiny-causal", "--objective", "rationale-then-answer")  # fmt: skip
+    rows = query(workspace, "SELECT * FROM students ORDER BY method, eval_dataset").to_pylist()
+    assert [(r["method"], r["eval_dataset"], r["eval_split"], r["n"]) for r in rows] == [
+        ("keep-all", "sums", "test", 4), ("majority", "sums", "test", 4), ("majority", "sums (others)", "test", 2),
+    ]  # fmt: skip
+    assert rows[0]["teachers"] == ["beta", "alpha"]
+    assert (rows[0]["seed"], rows[0]["base_model"], rows[0]["objective"]) == (
+        3, "tiny-causal-1x16", "rationale-then-answer",
+    )  # fmt: skip
+    assert rows[1]["option_accuracy"] is not None
+    assert rows[1]["rationale_tokens"] > 0
+    student, objective = load_student(tmp_path / "student")
+    assert (student.spec.width, objective) == (16, "rationale-then-answer")
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--set", "epocs=3"], "--set epocs: no such setting (did you mean 'epochs'?)"),
+        (["--set", "epochs=0"], "--set epochs: Input should be greater than 0"),
+        (["--objective", "guess"], "objective: Input should be 'multitask', 'rationale-then-answer' or 'fine-tuning'"),
+        (["--method", "teacher:alfa"], "no responses of teacher 'alfa' (did you mean 'alpha'?)"),
+        (["--eval", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_command_tells_mistakes_in_one_sentence(workspace: Workspace, cli: Cli, extra: list[str], says: str) -> None:
+    told = cli("distill", workspace.path, "--method", "majority", *TINY, *extra)
+    assert told.code == 1
+    assert says in told.err
+    assert told.err.count("\n") == 1
+
+
+def _train_as(rank: int, port: int, out: Path) -> None:
+    """One of two processes, as a launcher starts it."""
+    import torch
+
+    torch.set_num_threads(1)
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    done = _trained()
+    np.savez(out / f"{rank}.npz", **{name: w.detach().numpy() for name, w in done.student.trainable().items()})
+    (out / f"{rank}.json").write_text(json.dumps([done.tokens, done.prediction_loss, done.device]))
+
+
+def _trained() -> Trained:
+    settings = Training(max_steps=5, batch_size=3, learning_rate=1e-2, eval_every=2)
+    return train(toy_student("tiny-seq2seq"), toy_examples(("ann", "bob")), settings, validation=toy_questions())
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    forked = multiprocessing.get_context("fork")  # a spawned one would import torch again
+    both = [forked.Process(target=_train_as, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    alone = _trained()
+    for rank in range(2):
+        tokens, loss, device = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert (tokens, device) == (alone.tokens, "cpu x2")
+        assert loss == pytest.approx(alone.prediction_loss, rel=1e-4)
+        weights = np.load(tmp_path / f"{rank}.npz")
+        for name, weight in alone.student.trainable().items():
+            np.testing.assert_allclose(weight.detach().numpy(), weights[name], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,248 @@
+"""A student learns what it is shown, is read right, goes on where it stopped, and says so when it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_distill import toy_examples, toy_questions, toy_student
+
+from distill import checkpoint
+from distill import evaluate as judge
+from distill import train as training_module
+from distill.evaluate import evaluate
+from distill.model import StudentModel, load_student
+from distill.spec import Training
+from distill.train import Told, train
+from schemas.errors import InputError, RaffinateError, WorkspaceError
+
+BOTH = pytest.mark.parametrize("model", ["tiny-seq2seq", "tiny-causal"])
+SHORT = Training(max_steps=6, batch_size=2, select_by="last", learning_rate=1e-2)
+
+
+def weights(student: StudentModel) -> dict[str, Any]:
+    return {name: w.detach().clone() for name, w in student.trainable().items()}
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(bool((a[name] == b[name]).all()) for name in a)
+
+
+@BOTH
+@pytest.mark.parametrize("objective", ["multitask", "rationale-then-answer"])
+def test_student_learns_a_few_examples_by_heart(model: str, objective: Any, tmp_path: Path) -> None:
+    student, questions = toy_student(model), toy_questions()
+    assert evaluate(student, questions, objective).accuracy < 1
+    training = Training(objective=objective, max_steps=80, batch_size=4, learning_rate=1e-2)
+    done = train(student, toy_examples(), training, validation=questions)
+    found = evaluate(student, questions, objective)
+    assert (found.accuracy, found.n, done.validation) == (1.0, 4, 1.0)
+    assert evaluate(student, questions, objective, "likelihood").accuracy == 1.0
+    assert done.rationale_loss is not None and done.rationale_loss < 2
+    assert (done.prediction_loss is None) == (objective == "rationale-then-answer")
+    student.save(tmp_path, objective)
+    assert not list(tmp_path.glob("*.bin"))
+    again, kept = load_student(tmp_path)
+    assert kept == objective
+    assert evaluate(again, questions, kept).said == found.said  # type: ignore[arg-type]
+
+
+@BOTH
+def test_same_seed_same_student(model: str) -> None:
+    made = [train(toy_student(model, dropout=0.1), toy_examples(), SHORT).student for _ in range(2)]
+    assert same(weights(made[0]), weights(made[1]))
+    other = train(toy_student(model, dropout=0.1), toy_examples(), SHORT.model_copy(update={"seed": 1})).student
+    assert not same(weights(made[0]), weights(other))
+
+
+@BOTH
+def test_interrupted_by_ctrl_c_it_goes_on_to_the_same_weights(model: str, tmp_path: Path) -> None:
+    settings = Training(max_steps=8, batch_size=2, eval_every=3, learning_rate=1e-2)
+    validation = toy_questions()
+    whole = train(toy_student(model, dropout=0.1), toy_examples(), settings, validation=validation)
+
+    def interrupt(now: Told) -> None:
+        if now.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_student(model, dropout=0.1), toy_examples(), settings, validation=validation, folder=tmp_path,
+              on_progress=interrupt)  # fmt: skip
+    seen: list[int] = []
+    resumed = train(toy_student(model, 7, dropout=0.1), toy_examples(), settings, validation=validation,
+                    folder=tmp_path, on_progress=lambda now: seen.append(now.step))  # fmt: skip
+    assert seen == [5, 6, 7, 8]
+    assert same(weights(whole.student), weights(resumed.student))
+    assert (whole.history, whole.tokens, whole.kept_step) == (resumed.history, resumed.tokens, resumed.kept_step)
+    assert whole.prediction_loss == resumed.prediction_loss
+
+
+def test_killed_it_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    settings = SHORT.model_copy(update={"checkpoint_every": 2})
+    whole = train(toy_student("tiny-causal"), toy_examples(), settings)
+
+    def die(now: Told) -> None:
+        if now.step == 5:
+            raise OSError("power cut")
+
+    with pytest.raises(OSError, match="power cut"):
+        train(toy_student("tiny-causal"), toy_examples(), settings, folder=tmp_path, on_progress=die)
+    seen: list[int] = []
+    resumed = train(toy_student("tiny-causal"), toy_examples(), settings, folder=tmp_path,
+                    on_progress=lambda now: seen.append(now.step))  # fmt: skip
+    assert seen == [5, 6]
+    assert same(weights(whole.student), weights(resumed.student))
+
+
+def test_a_checkpoint_of_another_training_is_not_resumed(tmp_path: Path) -> None:
+    train(toy_student("tiny-causal"), toy_examples(), SHORT, folder=tmp_path)
+    other = SHORT.model_copy(update={"learning_rate": 1e-3})
+    with pytest.raises(WorkspaceError, match="of another training: choose another folder"):
+        train(toy_student("tiny-causal"), toy_examples(), other, folder=tmp_path)
+    (tmp_path / checkpoint.NAME).write_bytes(b"half a file")
+    with pytest.raises(WorkspaceError, match="is damaged: remove it"):
+        train(toy_student("tiny-causal"), toy_examples(), SHORT, folder=tmp_path)
+
+
+def test_best_weights_on_validation_are_kept_and_patience_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = iter([0.25, 0.75, 0.5, 0.75])
+    kept: list[dict[str, Any]] = []
+
+    def marked(student: StudentModel, questions: Any, objective: Any, new_tokens: Any) -> Any:
+        kept.append(weights(student))
+        right = np.arange(4) < 4 * next(marks)
+        return judge.Evaluated("toy", "validation", "generation", questions.question_id, right, [""] * 4)
+
+    monkeypatch.setattr(training_module, "evaluate", marked)
+    settings = Training(max_steps=20, batch_size=2, eval_every=2, patience=2, learning_rate=1e-2)
+    done = train(toy_student("tiny-causal"), toy_examples(), settings, validation=toy_questions())
+    assert (done.steps, done.kept_step, done.validation) == (8, 4, 0.75)
+    assert same(weights(done.student), kept[1])
+    assert not same(weights(done.student), kept[3])
+
+
+def test_selection_by_loss(tmp_path: Path) -> None:
+    settings = Training(max_steps=4, batch_size=4, eval_every=2, select_by="loss")
+    done = train(toy_student("tiny-seq2seq"), toy_examples(), settings, validation=toy_questions())
+    assert done.validation is not None and done.validation < 0
+    assert [row["step"] for row in done.history] == [2, 4]
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_diverging_loss_stops_and_is_told(rate: float) -> None:
+    settings = Training(max_steps=60, batch_size=4, learning_rate=rate, warm_up=0, select_by="last")
+    with pytest.raises(RaffinateError, match="the loss diverged at step .*set a lower learning_rate"):
+        train(toy_student("tiny-causal"), toy_examples(), settings)
+
+
+def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    real, calls = training_module.row_nll, []
+
+    def small(student: Any, rows: Any, part: Any) -> Any:
+        calls.append(len(part))
+        if len(calls) > 3 and len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(student, rows, part)
+
+    monkeypatch.setattr(training_module, "row_nll", small)
+    student = toy_student("tiny-causal")
+    with pytest.raises(RaffinateError, match=r"out of memory with 16384 tokens.*tokens_per_pass.*step 3 is kept in"):
+        train(student, toy_examples(), SHORT, folder=tmp_path)
+    seen: list[int] = []
+    settings = SHORT.model_copy(update={"tokens_per_pass": 64})
+    train(toy_student("tiny-causal"), toy_examples(), settings, folder=tmp_path,
+          on_progress=lambda now: seen.append(now.step))  # fmt: skip
+    assert seen == [4, 5, 6]
+
+
+def test_nothing_to_learn_is_told() -> None:
+    examples = toy_examples()
+    bare = replace(examples, rationale=[None] * len(examples))
+    with pytest.raises(InputError, match="there is no rationale, so rationale-then-answer has nothing to learn"):
+        train(toy_student("tiny-causal"), bare, Training(objective="rationale-then-answer"))
+
+
+def test_adapters_alone_are_trained_and_saved(tmp_path: Path) -> None:
+    base = toy_student("tiny-causal")
+    base.save(tmp_path / "base", "multitask")
+    from distill.model import make_student
+    from distill.spec import StudentSpec
+
+    spec = StudentSpec(model=str(tmp_path / "base"), lora_rank=2)
+    student = make_student(spec)
+    before = {n: p.detach().clone() for n, p in student.model.named_parameters() if not p.requires_grad}
+    assert 0 < sum(w.numel() for w in student.trainable().values()) < base.parameters / 4
+    train(student, toy_examples(), SHORT)
+    assert all(bool((p == before[n]).all()) for n, p in student.model.named_parameters() if n in before)
+    student.save(tmp_path / "adapted", "multitask")
+    assert not (tmp_path / "adapted" / "model.safetensors").exists()
+    again, _ = load_student(tmp_path / "adapted")
+    said = [evaluate(s, toy_questions(), "multitask", "likelihood").said for s in (student, again)]
+    assert said[0] == said[1]
+    assert same(weights(student), {n: p for n, p in again.model.named_parameters() if n in weights(student)})
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "gold", "right"),
+    [
+        ("choice", "so.\nThe answer is (B).", "B", True),
+        ("choice", "The answer is (A).\nNo.\nThe answer is (B).", "B", True),
+        ("choice", "The answer is (B) honey.", "B", True),
+        ("choice", "The answer is honey.", "B", True),
+        ("choice", "The answer is (A).", "B", False),
+        ("choice", "It is B", "B", False),
+        ("number", "Add.\nThe answer is 1,234.50.", "1234.5", True),
+        ("number", "The answer is 2/6.", "1/3", True),
+        ("number", "The answer is 12.", "1", False),
+        ("text", "The answer is The  North Sea.", "the north sea", True),
+        ("text", "", "the north sea", False),
+    ],
+)
+def test_reading_of_a_rationale_then_answer(
+    monkeypatch: pytest.MonkeyPatch, task: str, text: str, gold: str, right: bool
+) -> None:
+    questions = toy_questions().take([1])
+    options = questions.choices[0] if task == "choice" else {}
+    asked = replace(questions, task=[task], choices=[options], gold=[gold])
+    monkeypatch.setattr(judge, "write", lambda *_: [text])
+    student: Any = toy_student("tiny-causal")
+    assert evaluate(student, asked, "rationale-then-answer").right.tolist() == [right]
+
+
+def test_prediction_is_compared_with_the_options_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def write(student: Any, prompts: list[str], new_tokens: int) -> list[str]:
+        asked.extend(prompts)
+        return ["A  Cloud", "B", "fire", "leaves"]
+
+    monkeypatch.setattr(judge, "write", write)
+    found = evaluate(toy_student("tiny-causal"), toy_questions(), "multitask")
+    assert found.right.tolist() == [True, False, True, False]
+    assert all(prompt.startswith("predict: ") for prompt in asked)
+
+
+@BOTH
+def test_writing_in_a_batch_is_writing_alone(model: str) -> None:
+    student = toy_student(model)
+    train(student, toy_examples(), Training(max_steps=25, batch_size=4, select_by="last", learning_rate=1e-2))
+    prompts = ["predict: " + p for p in toy_questions().prompt]
+    together = judge.write(student, prompts, 12)
+    assert together == [judge.write(student, [p], 12)[0] for p in prompts]
+    assert len(set(together)) > 1
+
+
+def test_likelihood_needs_options() -> None:
+    questions = toy_questions()
+    numbers = replace(questions, task=["number"] * 4, choices=[{}] * 4, gold=["1"] * 4)
+    with pytest.raises(InputError, match="likelihood compares the options of choice questions, and toy has none"):
+        evaluate(toy_student("tiny-causal"), numbers, "multitask", "likelihood")

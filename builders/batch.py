@@ -53,7 +53,7 @@ class _Tried(NamedTuple):
 
 
 class BatchAsker:
-    """Asks one teacher everything that `pick` lets through; has the face of `builders.ask._Asker`.
+    """Asks one teacher everything that `pick` lets through; has the face of `builders.ask.TeacherAsker`.
 
     A teacher that is no longer asked in batches is, as long as it has some under way.
     """
@@ -81,9 +81,8 @@ class BatchAsker:
         """Nothing: a batch is waited for as long as it takes."""
         return None
 
-    def parked_for(self) -> float:
-        """No time."""
-        return 0.0
+    def give_up_after(self, patience_s: float) -> None:
+        """Never, as it is never parked."""
 
     def stop(self, end: End) -> None:
         """Send nothing more, and wait no longer; what is under way goes on at the server."""

@@ -239,11 +239,15 @@ def judge(answer: Answer) -> Reply | Failure:
         return _refusal(answer)
     completion = read_completion(answer.body)
     if completion is None:
+        code = _hidden_error(answer.body)
+        if code is not None:
+            return _refusal(Answer(code, answer.headers, answer.body))
         return Failure("malformed", f"not a chat completion: {_start(answer.body)}", body=answer.body)
     if completion.status is None:
+        broke_off = f"the server broke the reply off (finish_reason '{completion.finish_reason}')"
         return Failure(
-            "empty",
-            "the reply has no content",
+            "server" if completion.broke_off else "empty",
+            broke_off if completion.broke_off else "the reply has no content",
             body=answer.body,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -256,6 +260,15 @@ def _refusal(answer: Answer) -> Failure:
     kind = kinds.get(answer.status, "server" if answer.status >= 500 else "bad_request")
     message = f"HTTP {answer.status}: {_error_text(answer.body)}"
     return Failure(kind, message, answer.status in (429, 503), _retry_after(answer.headers))
+
+
+def _hidden_error(body: bytes) -> int | None:
+    """The HTTP status of an error that came with status 200, as OpenRouter sends those of the providers behind it."""
+    try:
+        code = int(orjson.loads(body)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+    return code if 400 <= code <= 599 else None
 
 
 def _error_text(body: bytes) -> str:
@@ -274,17 +287,17 @@ def _start(body: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for, given as a number or as a date."""
-    given = headers.get("Retry-After")
-    if given is None:
+    """Seconds that ``Retry-After`` asks for, given as a number or as a date; or ``retry-after-ms``, as Azure has it."""
+    given, in_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
+    if given is None and in_ms is None:
         return None
     try:
-        return max(0.0, float(given))
+        return max(0.0, float(given) if in_ms is None else float(in_ms) / 1000)  # type: ignore[arg-type]
     except ValueError:
         pass
     try:
         from datetime import UTC, datetime
 
-        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(given or "") - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None

@@ -30,6 +30,7 @@ _SUM = re.compile(r"[\d.,\s()+\-*/x×÷$]+")
 _COMPUTES = re.compile(r"\\(?:sqrt|pi|log|ln)|\^")
 _TIMES = re.compile(r"\\(?:times|cdot)\b")
 _BRACED_POWER = re.compile(r"\^\s*\{\s*([+-]?\d+)\s*\}")
+_DIGIT = re.compile(r"\d")
 _WRAPPING = " \t\r\n*_`\"'"
 _DASHES = str.maketrans({"−": "-", "–": "-", "‐": "-", "\u00a0": " ", "\u202f": " "})
 _TOKEN = re.compile(
@@ -45,7 +46,7 @@ def canonical_number(text: str) -> str | None:
 
     A currency sign before it, a percent sign or a unit of up to two words after it are dropped.
     """
-    if len(text) > MAX_LENGTH or not any(c.isdecimal() for c in text):
+    if len(text) > MAX_LENGTH or not _DIGIT.search(text):
         return None
     value = _plain_value(_clean(text))
     if value is not None:
@@ -93,7 +94,7 @@ def _plain_value(text: str) -> Fraction | None:
     if mixed := _MIXED.fullmatch(text):
         return _mixed_value(mixed)
     match = _PLAIN.fullmatch(text)
-    if match is None or not any(c.isdigit() for c in match["number"]):
+    if match is None or not _DIGIT.search(match["number"]):
         return None
     if match["sign"] and match["number"][0] in "+-":
         return None

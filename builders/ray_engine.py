@@ -41,14 +41,14 @@ _RAY_SETTINGS = {
 
 
 Pair = tuple[Request, Request]
-"""A planned request and what is sent for it: itself, with another token limit, or its second turn."""
+"""A planned request, and what is sent for it: itself, changed by a retry, or its second turn."""
 
 
 @dataclass(eq=False)
 class _Block:
     asker: _Teacher
     worker: _Seat
-    requests: list[Pair]
+    pairs: list[Pair]
     allowance: int | None
 
 
@@ -68,14 +68,19 @@ class _Teacher:
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
         self.through = False
-        self.second_turns: list[Pair] = []  # due after what has come
+        self.second_turns: list[Pair] = []
         share = max(1, plan.teacher.max_concurrency // len(seats))
         self.most_blocks = 2 * -(-share * max(1, len(plan.teacher.base_url)) // BLOCK_ROWS)  # per worker
 
     @property
-    def done(self) -> bool:
-        """Whether nothing more is to be handed out as things are."""
+    def finished(self) -> bool:
+        """Whether nothing is left to send."""
         return self.end is not None or (self.through and not self.second_turns)
+
+    def due(self) -> list[Pair]:
+        """A block of second turns, as far as replies have called for them."""
+        block, self.second_turns = self.second_turns[:BLOCK_ROWS], self.second_turns[BLOCK_ROWS:]
+        return block
 
     def free(self) -> _Seat | None:
         """The worker with the fewest blocks of this teacher, if it may have one more."""
@@ -115,7 +120,7 @@ class RayEngine:
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended."""
         for plan in self._asked:
-            _check(plan.teacher)
+            _check_teacher(plan.teacher)
         if self._asked:
             with _ray() as ray, self._signals():
                 for group in _groups(self._asked):
@@ -144,7 +149,7 @@ class RayEngine:
                 return
             fed = stopped_at is None and [self._feed(each, feed) for each, feed in feeds.items()]
             if not self._under_way:
-                if all(each.done for each in teachers):
+                if all(each.finished for each in teachers):
                     return
                 continue
             # where a plan is still being looked through, only look whether something has come
@@ -159,7 +164,8 @@ class RayEngine:
 
     def _blocks(self, asker: _Teacher) -> Iterator[list[Pair]]:
         """Yield blocks of what is to be asked; an empty one after each `LOOK_ROWS` that needed nothing."""
-        plan, block, looked = asker.plan, [], 0
+        plan, looked = asker.plan, 0
+        block: list[Pair] = []
         for _, requests in plan.batches():
             for planned in requests:
                 looked += 1
@@ -178,13 +184,12 @@ class RayEngine:
 
     def _feed(self, asker: _Teacher, feed: Iterator[list[Pair]]) -> bool:
         """Hand one more block to a worker; whether there may be more to hand out at once."""
-        if asker.done:
+        if asker.finished:
             return False
         seat = asker.free()
         if seat is None or not self._may_go_on(asker):
             return False
-        block: list[Pair] | None = asker.second_turns
-        block, asker.second_turns = block or next(feed, None), []
+        block: list[Pair] | None = asker.due() or next(feed, None)
         if block is None:
             asker.through = True
             return False
@@ -214,9 +219,9 @@ class RayEngine:
 
     def _hand(self, block: _Block) -> None:
         block.worker.blocks[block.asker.teacher.id] += 1
-        block.asker.progress.in_flight += len(block.requests)
+        block.asker.progress.in_flight += len(block.pairs)
         self._reserved += block.allowance or 0
-        wires = [(request.hash, request.body) for _, request in block.requests]
+        wires = [(request.hash, request.body) for _, request in block.pairs]
         ref = block.worker.actor.ask.remote(block.asker.teacher.id, wires, block.allowance)
         self._under_way[ref] = block
 
@@ -225,34 +230,23 @@ class RayEngine:
         block = self._under_way.pop(ref)
         asker = block.asker
         block.worker.blocks[asker.teacher.id] -= 1
-        asker.progress.in_flight -= len(block.requests)
+        asker.progress.in_flight -= len(block.pairs)
         self._reserved -= block.allowance or 0
         try:
             done: Done = ray.get(ref)
         except ray.exceptions.RayError as error:
-            done = Done([_lost(request, error) for _, request in block.requests])
+            done = Done([_lost(request, error) for _, request in block.pairs])
         self._journal.keep_all(done.records)
         self._sent += done.requests
-        pairs = {request.hash: (planned, request) for planned, request in block.requests}
+        pairs = {request.hash: (planned, request) for planned, request in block.pairs}
         for record in done.records:
-            self._count(asker, record, pairs[record.request_hash][1])
+            self._count(asker, record, *pairs[record.request_hash])
         if done.end is not None and asker.end is None:
             asker.end = done.end
-        # what a limit left unsent is planned no more, and is asked by the next build
+        # what a limit left unsent may be planned no more, and is asked by the next build
         self._pending.difference_update(pairs)
-        if asker.teacher.follow_up:
-            answered = [pairs[r.request_hash] for r in done.records if isinstance(r, Answered)]
-            self._go_on(asker, [planned for planned, request in answered if request.turn == 1])
 
-    def _go_on(self, asker: _Teacher, answered: Sequence[Request]) -> None:
-        """Plan the second turns of what was answered; see `builders.follow_up`."""
-        for planned in answered:
-            second = self._pick(asker.plan, planned)
-            if second is not None and second.hash not in self._pending:
-                self._pending.add(second.hash)
-                asker.second_turns.append((planned, second))
-
-    def _count(self, asker: _Teacher, record: Record, request: Request) -> None:
+    def _count(self, asker: _Teacher, record: Record, planned: Request, request: Request) -> None:
         progress, price = asker.progress, asker.teacher.price
         progress.repeats += record.attempts - 1
         if isinstance(record, Failed):
@@ -265,6 +259,11 @@ class RayEngine:
         progress.count(kind, record.prompt_tokens, record.completion_tokens)
         progress.add_cost(cost)
         self._cost_usd += cost or 0.0
+        if asker.teacher.follow_up and request.turn == 1:
+            second = self._pick(asker.plan, planned)
+            if second is not None and second.hash not in self._pending:
+                self._pending.add(second.hash)
+                asker.second_turns.append((planned, second))
 
     def _stop(self, teachers: Sequence[_Teacher]) -> None:
         for each in teachers:
@@ -314,9 +313,9 @@ def _lost(request: Request, error: Exception) -> Failed:
     return Failed(request.hash, "connection", said, None, TRIES, 0.0, now_ms())
 
 
-def _check(teacher: Teacher) -> None:
-    if teacher.batch:
-        raise InputError(f"teacher '{teacher.id}': the Batch API needs no cluster: leave out batch, or --engine ray")
+def _check_teacher(teacher: Teacher) -> None:
+    if teacher.batch is not None:
+        raise InputError(f"teacher '{teacher.id}' is asked in batches, which one machine sends: leave --engine ray out")
     if teacher.api_key is not None and teacher.api_key_env is None:
         raise InputError(
             f"teacher '{teacher.id}': with Ray, write api_key as ${{NAME}} and set NAME on every machine: keys are "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from builders.journal import Journal
-    from schemas.workspace import Workspace
+    from builders.requests import Plan
 
 Wire = tuple[str, bytes]
 """A request on its way to a worker: its hash and its body."""
@@ -62,11 +62,7 @@ class _Block:
     def rows(self) -> int:
         return len(self.wires)
 
-    @property
-    def workspace(self) -> Workspace:
-        raise AssertionError("a block has no workspace, and no vLLM to log")
-
-    def batches(self, rows: int = 0) -> Iterator[tuple[str, Iterator[Request]]]:
+    def batches(self, _: int) -> Iterator[tuple[str, Iterator[Request]]]:
         yield "", (Request({}, 0, body, name, name, 0) for name, body in self.wires)
 
 
@@ -120,7 +116,8 @@ class Worker:
             return Done([], 0, End("server", str(error)))
         kept = _Kept()
         shared = Shared(cast("Journal", kept), Settings(max_requests=allowance))
-        asker = TeacherAsker(_Block(line.teacher, wires), lambda _, r: r, line.routes, shared, line.pacer)
+        plan = cast("Plan", _Block(line.teacher, wires))
+        asker = TeacherAsker(plan, lambda _, r: r, line.routes, shared, line.pacer)
         line.askers.append(asker)
         asker.progress.heard = line.heard
         try:
@@ -198,8 +195,8 @@ def unpacked(given: dict[str, Any], workers: int) -> Teacher:
     """
     key = given["api_key_env"]
     teacher = Teacher.model_validate(given | ({"api_key": f"${{{key}}}"} if key else {}))
-    share: dict[str, Any] = {"max_concurrency": max(1, teacher.max_concurrency // workers)}
-    share["follow_up"] = False  # the driver, which has the plan, asks second turns
+    # the driver has the questions, so it finds out which second turns are due
+    share: dict[str, Any] = {"max_concurrency": max(1, teacher.max_concurrency // workers), "follow_up": False}
     for limit in ("requests_per_minute", "tokens_per_minute"):
         most = getattr(teacher, limit)
         share[limit] = most / workers if most else None

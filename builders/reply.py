@@ -1,7 +1,7 @@
 """What a chat completion's body says, whichever server wrote it.
 
-Reasoning models put their thinking in ``reasoning``, in ``reasoning_content``, or in ``<think>`` tags of the content;
-it is kept apart from the answer in each case.
+Reasoning models put their thinking in ``reasoning``, in ``reasoning_content``, in parts of the content that say so, or
+in its ``<think>`` tags; it is kept apart from the answer in each case.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ class Completion:
     @property
     def status(self) -> str | None:
         """``refused``, ``truncated``, ``ok``, or None where there is no text to use."""
+        if self.broke_off:
+            return None
         if self.refusal or self.finish_reason == "content_filter":
             return "refused"
         if self.finish_reason == "length":
             return "truncated"
         return "ok" if self.text else None
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether the server says that it could not finish (OpenRouter's ``error``, vLLM's ``abort``)."""
+        return self.finish_reason in ("error", "abort")
 
 
 def read_completion(body: bytes) -> Completion | None:
@@ -53,14 +60,14 @@ def read_completion(body: bytes) -> Completion | None:
 
 
 def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> Completion:
-    content = _text(message.get("content"))
-    thought, text = split_reasoning(content or "")
-    channels = [_text(message.get("reasoning")), _text(message.get("reasoning_content")), thought]
-    kept = dict.fromkeys(c.strip() for c in channels if c and c.strip())  # some servers send one channel twice
+    content, in_parts = _content(message.get("content"))
+    thought, text = split_reasoning(content) if content else (None, "")
+    channels = [_text(message.get("reasoning")), _text(message.get("reasoning_content")), in_parts, thought]
+    kept = dict.fromkeys(c.strip() for c in channels if c) if any(channels) else {}  # some servers send one twice
     return Completion(
         content,
         text,
-        "\n\n".join(kept) or None,
+        "\n\n".join(filter(None, kept)) or None,
         _text(message.get("refusal")),
         _text(choice.get("finish_reason")),
         _count(usage.get("prompt_tokens")),
@@ -69,12 +76,24 @@ def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str
     )
 
 
+def _content(content: object) -> tuple[str | None, str | None]:
+    """The content, and the thinking that stands in parts of it, as Mistral sends it."""
+    if not isinstance(content, list):
+        return _text(content), None
+    said = "".join(part["text"] for part in content if part["type"] == "text")
+    thoughts = [part["thinking"] for part in content if part["type"] == "thinking"]
+    flat = [t if isinstance(t, str) else "".join(inner["text"] for inner in t) for t in thoughts]
+    return said, "\n\n".join(flat) or None
+
+
 def split_reasoning(content: str) -> tuple[str | None, str]:
     """Split ``<think>`` thinking from the text after it.
 
     The opening tag may be missing (chat templates put it in the prompt), and so may the closing one (cut short: then
     all of it is thinking).
     """
+    if "think>" not in content:
+        return None, content.strip()
     thought, closed, text = content.rpartition("</think>")
     if closed:
         return thought.replace("<think>", "", 1).strip() or None, text.strip()
@@ -84,17 +103,21 @@ def split_reasoning(content: str) -> tuple[str | None, str]:
 
 
 def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError(f"a text was expected, not {value!r}")
-    return value
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"a text was expected, not {value!r}")
 
 
 def _count(value: object) -> int | None:
-    if not isinstance(value, int | None):
-        raise TypeError(f"a number of tokens was expected, not {value!r}")
-    return value
+    if value is None or isinstance(value, int):
+        return value
+    raise TypeError(f"a number of tokens was expected, not {value!r}")
 
 
-def _mean_logprob(logprobs: dict[str, Any] | None) -> float | None:
-    tokens = (logprobs or {}).get("content") or []
-    return sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None
+def _mean_logprob(logprobs: object) -> float | None:
+    """The mean where there is one: a reply is not lost over numbers that a server writes in another way."""
+    try:
+        tokens = logprobs["content"] if logprobs else []  # type: ignore[index]
+        return sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None
+    except (KeyError, TypeError):
+        return None

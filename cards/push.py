@@ -17,7 +17,7 @@ from cards.card import judges_of, write_card
 from cards.facts import facts_of
 from cards.load_back import load_back
 from cards.publication import Choice, choose, published_files, stage
-from cards.secrets import find_secrets
+from cards.secrets import Secret, find_secrets
 from cards.spec import CardSpec, spec_of, terms_of
 from schemas.errors import InputError
 from schemas.workspace import told_disk_errors
@@ -102,6 +102,7 @@ def push(  # noqa: PLR0913 - each is an option of the command
     tag: str | None = None,
     spec: CardSpec | None = None,
     check: bool = True,
+    allow_secrets: Collection[str] = (),
 ) -> PushPlan | PushReport:
     """Publish a workspace; a dry run gives the plan and changes nothing.
 
@@ -113,10 +114,11 @@ def push(  # noqa: PLR0913 - each is an option of the command
         methods: which purified methods to publish; all by default.
         exclude_teachers: leave out their responses, and every purified row that one of these went into.
         yes: publish although a teacher has no declared licence, the repository was not made from this workspace, or
-            it is public. Secrets are refused in any case.
+            it is public. Secrets are refused in any case, but for ``allow_secrets``.
         tag: name of this version; ``v1``, ``v2``, ... by default.
         spec: the card's; from the recipe by default.
         check: load every config back with `datasets` and compare rows and hashes.
+        allow_secrets: marks of texts that look like a secret and, somebody having looked, are none.
 
     Raises:
         InputError: it is refused (every reason is told), or a name is wrong.
@@ -132,7 +134,7 @@ def push(  # noqa: PLR0913 - each is an option of the command
             spec = _fitting(spec or spec_of(workspace), choice)
             write_card(staged, spec)
             remote = hub.remote_of(repo_id)
-            request = _Request(workspace, staged, repo_id, private, yes, tag, spec)
+            request = _Request(workspace, staged, repo_id, private, yes, tag, spec, allow_secrets)
             plan = _plan(request, remote, dropped)
             if dry_run:
                 return plan
@@ -152,6 +154,7 @@ class _Request:
     yes: bool
     tag: str | None
     spec: CardSpec
+    allow_secrets: Collection[str] = ()
 
 
 def _fitting(spec: CardSpec, choice: Choice) -> CardSpec:
@@ -187,8 +190,8 @@ def _plan(request: _Request, remote: hub.Remote, dropped: dict[str, int]) -> Pus
 
 def _refusals(request: _Request, remote: hub.Remote, plan: PushPlan) -> list[str]:
     """Every reason not to push, each with the way out."""
-    secrets = find_secrets(request.staged)
-    reasons = [f"{s.where} holds what looks like a secret ({s.kind}): remove it" for s in secrets[:5]]
+    secrets = find_secrets(request.staged, request.allow_secrets)
+    reasons = [f"{s.where} holds what looks like a secret ({s.kind}): {_way_out(s)}" for s in secrets[:5]]
     if len(secrets) > 5:
         reasons.append(f"and {len(secrets) - 5} more places hold secrets")
     if request.tag in remote.tags and (plan.is_change or remote.tags[request.tag] != remote.sha):
@@ -211,6 +214,12 @@ def _refusals(request: _Request, remote: hub.Remote, plan: PushPlan) -> list[str
     if request.private and remote.private is False:
         reasons.append(f"{plan.repo_id} is public: pass --public if it may be read by all, or --yes")
     return reasons
+
+
+def _way_out(secret: Secret) -> str:
+    return (
+        f"remove it, or look at it and pass --allow-secret {secret.mark} if it is none" if secret.mark else "remove it"
+    )
 
 
 def _metadata_changes(request: _Request, remote: hub.Remote) -> dict[str, tuple[Any, Any]]:

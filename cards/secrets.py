@@ -2,14 +2,15 @@
 
 Finding is in two steps, because texts are many and credentials few: DuckDB (RE2, gigabytes in seconds) picks the
 cells that hold anything with the shape of a key, and only those are looked at closely. A credential is never repeated
-in a finding.
+in a finding: it has a mark, a hash of the text found, by which somebody who has looked at it may allow what is none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -46,18 +47,25 @@ PER_TABLE = 1000
 
 @dataclass(frozen=True)
 class Secret:
-    """Where a credential was found, and of which kind."""
+    """Where a credential was found, and of which kind; ``mark`` allows it, None where nothing may."""
 
     kind: str
     where: str
+    mark: str | None = None
 
 
-def find_secrets(workspace: Workspace) -> list[Secret]:
-    """Look through every text that `cards.push` would publish."""
+def find_secrets(workspace: Workspace, allowed: Collection[str] = ()) -> list[Secret]:
+    """Look through every text that `cards.push` would publish.
+
+    Args:
+        workspace: what would be published.
+        allowed: marks of texts that were looked at and are none; keys of this machine cannot be allowed.
+    """
     found = {
-        Secret(kind, where): None
-        for where, text in [*_suspicious_cells(workspace), *_files(workspace)]
-        for kind in kinds_in(text)
+        Secret(kind, where, mark): None
+        for where, text in [*_suspicious_cells(workspace, every=bool(allowed)), *_files(workspace)]
+        for kind, mark in secrets_in(text)
+        if mark is None or mark not in allowed
     }
     for path in published_files(workspace.path):
         if path.endswith(".yaml"):
@@ -68,11 +76,16 @@ def find_secrets(workspace: Workspace) -> list[Secret]:
     return list(found)
 
 
-def kinds_in(text: str) -> list[str]:
-    """The kinds of credential that a text holds."""
-    kinds = [kind for kind, shape in _COMPILED.items() if shape.search(text)]
-    kinds += [f"value of ${name}" for name, value in own_keys().items() if value in text]
-    return kinds or _by_detect_secrets(text)
+def secrets_in(text: str) -> list[tuple[str, str | None]]:
+    """The kind and the mark of each credential that a text holds."""
+    found = {(kind, mark_of(m[0])): None for kind, shape in _COMPILED.items() for m in shape.finditer(text)}
+    mine = [(f"value of ${name}", None) for name, value in own_keys().items() if value in text]
+    return [*mine, *found] or _by_detect_secrets(text)
+
+
+def mark_of(secret: str) -> str:
+    """A name for a credential that does not give it away."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:12]
 
 
 def own_keys() -> dict[str, str]:
@@ -82,27 +95,27 @@ def own_keys() -> dict[str, str]:
     }
 
 
-def _by_detect_secrets(text: str) -> list[str]:
+def _by_detect_secrets(text: str) -> list[tuple[str, str | None]]:
     """What detect-secrets' own detectors of known key formats say; nothing where it is not installed."""
     try:
         from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
         from detect_secrets.plugins.base import RegexBasedDetector
     except ImportError:
         return []
-    kinds: list[str] = []
+    found: dict[tuple[str, str | None], None] = {}
     detectors: dict[str, type] = get_mapping_from_secret_type_to_class()
     for kind, detector in detectors.items():
         if issubclass(detector, RegexBasedDetector) and kind not in _NOISY:
             patterns = cast("Iterable[re.Pattern[str]]", vars(detector)["denylist"])
-            kinds += [kind] if any(pattern.search(text) for pattern in patterns) else []
-    return kinds
+            found |= {(kind, mark_of(m[0])): None for pattern in patterns for m in pattern.finditer(text)}
+    return list(found)
 
 
 _NOISY = {"Public IP (ipv4)", "Secret Keyword", "Basic Auth Credentials"}
 
 
-def _suspicious_cells(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Where and what: cells of the tables' text columns that may hold a credential."""
+def _suspicious_cells(workspace: Workspace, *, every: bool) -> Iterator[tuple[str, str]]:
+    """Where and what: cells of the tables' text columns that may hold a credential; the first, or ``every`` one."""
     con = connect(workspace, memory="1GB")
     own = [re.escape(value) for value in own_keys().values()]
     shape = "|".join(f"(?:{s})" for s in [*SHAPES.values(), *own])
@@ -111,8 +124,8 @@ def _suspicious_cells(workspace: Workspace) -> Iterator[tuple[str, str]]:
         cells = ", ".join(f'"{name}"::VARCHAR' for name in texts)
         keys = ", ".join(f'"{key}"' for key in table.key)
         row = f"concat_ws(chr(10), {cells})"
-        sql = (
-            f"SELECT [{cells}], {keys} FROM {table.name} WHERE regexp_matches({row}, {quote(shape)}) LIMIT {PER_TABLE}"
+        sql = f"SELECT [{cells}], {keys} FROM {table.name} WHERE regexp_matches({row}, {quote(shape)})" + (
+            "" if every else f" LIMIT {PER_TABLE}"
         )
         for found, *key in con.execute(sql).fetchall():
             for name, text in zip(texts, found, strict=True):

@@ -6,7 +6,7 @@ made where it is missing. Toxicity is not looked at: no light, well-kept model f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -51,7 +51,12 @@ class Finding:
 
 
 def verify(
-    workspace: Workspace, *, benchmarks: Sequence[Path] = (), encode: Encode | None = None, language: str | None = None
+    workspace: Workspace,
+    *,
+    benchmarks: Sequence[Path] = (),
+    encode: Encode | None = None,
+    language: str | None = None,
+    allow_secrets: Collection[str] = (),
 ) -> list[Finding]:
     """Run every check; errors first. No error means fit to publish.
 
@@ -61,6 +66,7 @@ def verify(
             ``.csv``, ``.parquet`` with a column ``question``.
         encode: an encoder, for near-identical questions in other words; without it only words are compared.
         language: ISO 639-1 code that texts should be in; by default the one that most are in.
+        allow_secrets: see `cards.push.push`.
 
     Raises:
         InputError: a benchmark file cannot be read.
@@ -73,7 +79,7 @@ def verify(
         *_keys(con),
         *_values(con),
         *_coverage(con),
-        *_secrets(workspace),
+        *_secrets(workspace, allow_secrets),
         *texts_checked(texts.personal_data, con),
         *texts_checked(texts.near_duplicates, con),
         *texts_checked(texts.languages, con, language),
@@ -217,10 +223,11 @@ def _counted(con: duckdb.DuckDBPyConnection, check: str, level: Level, what: str
         yield Finding(check, level, f"{rows[0][1]:,} {what}", tuple(plain(where, 120) for where, _ in rows))
 
 
-def _secrets(workspace: Workspace) -> Iterator[Finding]:
+def _secrets(workspace: Workspace, allowed: Collection[str]) -> Iterator[Finding]:
     by_kind: dict[str, list[str]] = {}
-    for secret in find_secrets(workspace):
-        by_kind.setdefault(secret.kind, []).append(secret.where)
+    for secret in find_secrets(workspace, allowed):
+        mark = f" (mark {secret.mark})" if secret.mark else ""
+        by_kind.setdefault(secret.kind, []).append(secret.where + mark)
     for kind, places in by_kind.items():
         message = (
             f"{len(places):,} places look like they hold a secret ({kind}): remove it, and revoke it if it is real"

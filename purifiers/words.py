@@ -92,7 +92,7 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
         voted: (N, T) whose answer it is.
     """
     place = np.asarray(np.where(voted, readings.place[question], -1).max(axis=1, initial=-1))
-    known: npt.NDArray[np.bool_] = np.asarray(place >= 0)
+    known = np.asarray(place >= 0)
     k, at = np.maximum(place, 0), np.arange(len(question))
     signs, there = readings.signs[question], readings.there[question]
     own = np.take_along_axis(signs, k[:, None, None, None], axis=2)[:, :, 0]
@@ -102,7 +102,7 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
     mistakes, option = readings.mistakes[question], readings.about[question, k]
     pros, cons = voted & there, ~voted & there
     for_it = [_mean(own, pros), _mean(lead, pros)]
-    blank = ~pros.any(axis=1)
+    blank = np.asarray(~pros.any(axis=1))
     columns = [*for_it, _mean(own, cons), _mean(mistakes[:, :, None], pros), np.where(blank[:, None], 0, option)]
     return np.where(known[:, None], np.concatenate(columns, axis=1), 0.0).astype(np.float64)
 

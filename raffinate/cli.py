@@ -29,6 +29,10 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AllowSecret = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MARK", help="Let pass what looks like a secret and is none; may be repeated."),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
@@ -697,6 +701,7 @@ def verify(
     ] = None,
     meaning: Annotated[bool, typer.Option("--meaning", help="Also look for equal meaning (needs [routers]).")] = False,
     language: Annotated[str | None, typer.Option(help="ISO code texts should be in.", show_default=False)] = None,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Look at a workspace before others do: schema, orphans, secrets, personal data, duplicates, train-test overlap.
@@ -714,7 +719,13 @@ def verify(
         from purifiers.encoder import embed
 
         encode = embed
-    found = look(Workspace.open(workspace), benchmarks=benchmark or (), encode=encode, language=language)
+    found = look(
+        Workspace.open(workspace),
+        benchmarks=benchmark or (),
+        encode=encode,
+        language=language,
+        allow_secrets=allow_secret or (),
+    )
     show.as_json([asdict(f) for f in found]) if json else show.findings(found)
     raise typer.Exit(int(any(f.level == "error" for f in found)))
 
@@ -732,6 +743,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back and compare.")] = True,
+    allow_secret: AllowSecret = None,
     json: AsJson = False,
 ) -> None:
     """Publish a workspace as a Hugging Face dataset; the token comes from HF_TOKEN or  hf auth login.
@@ -754,5 +766,6 @@ def push(
         yes=yes,
         tag=tag,
         check=check,
+        allow_secrets=allow_secret or (),
     )
     show.as_json(asdict(done)) if json else show.pushed(done)

@@ -162,9 +162,8 @@ def build_project(  # noqa: PLR0913  all but the first two by name only
         on_progress: see `builders.build.build`.
         route: who is asked what; everybody everything by default.
         max_cost_usd: in place of the recipe's, which None leaves (US dollars).
-        max_requests: likewise.
+        max_requests, engine: likewise.
         batch: see `Project.teachers`.
-        engine: in place of the recipe's.
     """
     settings = project.recipe.build.settings(project.base)
     settings = replace(

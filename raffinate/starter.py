@@ -30,7 +30,9 @@ teachers:
   #   base_url: https://api.openai.com/v1
   #   api_key: ${OPENAI_API_KEY}
   #   max_tokens_field: max_completion_tokens
-  #   price: {prompt_per_million: 0.25, completion_per_million: 2.0}
+  #   price: {prompt_per_million: 0.25, completion_per_million: 2.0, batch_share: 0.5}
+  #   batch: true                    # by the Batch API: cheaper, within a day
+  #   follow_up: true                # ask again, for the answer alone, where none can be read
 
 # judges:                            # like teachers, but asked no questions: aggregate, peer-review, ... ask them
 #   - {id: judge, model: gpt-5, base_url: "https://api.openai.com/v1", api_key: "${OPENAI_API_KEY}"}

@@ -26,7 +26,7 @@ from builders.flow import Breaker, Gate, Pacer
 from builders.prices import _listed, priced
 from builders.progress import Snapshot
 from builders.prompt import Prompt
-from builders.reply import split_reasoning
+from builders.reply import read_completion, split_reasoning
 from builders.sandbox import Fault, SandboxServer, questions
 from builders.teacher import Price, Teacher
 from schemas.database import query
@@ -674,6 +674,14 @@ def completion(message: dict[str, Any], finish: str | None = "stop", **more: Any
         (completion({"content": "<think>hm</think>"}), "empty"),
         (completion({"content": None, "reasoning_content": "hm"}), "empty"),
         (completion({"content": ["yes"]}), "malformed"),
+        (completion({"content": [{"type": "thinking", "thinking": "hm"}]}), "empty"),
+        (completion({"content": [{"type": "text", "text": "yes"}]}), "ok"),
+        (completion({"content": "half a"}, "error"), "server"),
+        (completion({"content": "half a"}, "abort"), "server"),
+        (completion({"content": "yes"}, None), "ok"),
+        (b'{"error": {"code": 429, "message": "busy"}}', "rate_limit"),
+        (b'{"error": {"code": "502", "message": "gone"}}', "server"),
+        (b'{"error": {"code": "invalid_prompt", "message": "no"}}', "malformed"),
         (completion({"content": "yes"}, usage={"prompt_tokens": "7"}), "malformed"),
         (b'{"choices": []}', "malformed"),
         (b'{"choices": [{"message"', "malformed"),
@@ -704,6 +712,109 @@ def test_http_errors_are_judged(status_code: int, expected: str) -> None:
     judged = judge(Answer(status_code, {"Retry-After": "2.5"}, b'{"error": {"message": "too bad"}}'))
     assert isinstance(judged, Failure) and judged.error_class == expected and "too bad" in judged.message
     assert judged.overload == (status_code in (429, 503)) and judged.retry_after_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("message", "more", "expected"),
+    [
+        ({"content": "yes", "reasoning": "hm"}, {}, ("hm", None, None)),  # vLLM, OpenRouter, Ollama
+        ({"content": "yes", "reasoning_content": "hm"}, {}, ("hm", None, None)),  # SGLang, llama.cpp, DeepSeek
+        ({"content": "yes", "reasoning": "hm", "reasoning_content": "hm "}, {}, ("hm", None, None)),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                    {"type": "text", "text": "yes"},
+                ]
+            },
+            {},
+            ("hm", None, None),
+        ),  # Mistral
+        ({"content": "yes", "reasoning": None, "tool_calls": []}, {"usage": None}, (None, None, None)),
+        ({"content": "yes"}, {"usage": {"prompt_tokens": 3, "completion_tokens": None}}, (None, 3, None)),
+        ({"content": "yes"}, {"choices_logprobs": {"content": [{"logprob": -1}, {"logprob": -3}]}}, (None, None, -2)),
+        ({"content": "yes"}, {"choices_logprobs": {"token_logprobs": [-1.0]}}, (None, None, None)),  # older servers
+        ({"content": "yes"}, {"choices_logprobs": [-1.0]}, (None, None, None)),
+        ({"content": "yes"}, {"choices_logprobs": {"content": [{"logprob": None}]}}, (None, None, None)),
+    ],
+)
+def test_the_ways_of_several_servers_are_read(message: Any, more: Any, expected: tuple[Any, ...]) -> None:
+    choice = {"message": message, "finish_reason": "stop", "logprobs": more.pop("choices_logprobs", None)}
+    read = read_completion(orjson.dumps({"choices": [choice], **more}))
+    assert read is not None and read.text == "yes" and read.status == "ok"
+    assert (read.reasoning, read.prompt_tokens, read.mean_logprob) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": {"message": "too long"}}', "too long"),  # OpenAI, llama.cpp
+        (b'{"message": "too long", "object": "error"}', "too long"),  # vLLM
+        (b'{"error": "too long", "error_type": "validation"}', "too long"),  # TGI, Ollama
+        (b'{"detail": "too long"}', "too long"),  # FastAPI
+        (b"too long", "too long"),
+        (b"", "empty body"),
+    ],
+)
+def test_error_bodies_of_several_servers_are_told(body: bytes, said: str) -> None:
+    judged = judge(Answer(400, {}, body))
+    assert isinstance(judged, Failure) and said in judged.message and judged.error_class == "bad_request"
+
+
+def test_retry_after_is_read_in_each_form() -> None:
+    from datetime import UTC, datetime, timedelta
+    from email.utils import format_datetime
+
+    def asks(headers: dict[str, str]) -> float | None:
+        judged = judge(Answer(429, headers, b""))
+        assert isinstance(judged, Failure)
+        return judged.retry_after_s
+
+    assert asks({"retry-after-ms": "1500", "Retry-After": "2"}) == 1.5
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 55 < (asks({"Retry-After": later}) or 0) <= 60
+    assert asks({"Retry-After": "soon"}) is None and asks({}) is None
+
+
+@pytest.mark.parametrize("transport", ["lean", "openai"])
+def test_a_key_and_a_version_go_where_azure_wants_them(
+    workspace: Workspace, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_KEY", "azure-secret-1")
+    seen = set()
+
+    async def deployment(request: web.Request) -> web.Response:
+        seen.add((request.headers.get("api-key"), request.query_string, "Bearer azure" in str(request.headers)))
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(deployment) as url:
+        asked = Teacher(
+            id="t",
+            model="gpt",
+            base_url=f"{url}/?api-version=2024-10-21",
+            api_key="${AZURE_KEY}",
+            api_key_header="api-key",
+            transport=transport,
+        )
+        build(workspace, [asked], FREE)
+    assert by_status(workspace) == {"ok": 25}
+    assert {(key, query) for key, query, _ in seen} == {("azure-secret-1", "api-version=2024-10-21")}
+
+
+def test_teachers_behind_one_url_share_its_places(workspace: Workspace) -> None:
+    busy = most = 0
+
+    async def slow(request: web.Request) -> web.Response:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0.02)
+        busy -= 1
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(slow) as url:
+        build(workspace, [Teacher(id=n, model=n, base_url=url, max_concurrency=5) for n in ("a", "b", "c")], FREE)
+    assert most == 5 and by_status(workspace) == {"ok": 75}
 
 
 @pytest.mark.parametrize(

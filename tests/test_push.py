@@ -191,6 +191,30 @@ def test_secret_in_a_rationale_is_refused_even_with_yes_and_not_repeated(tmp_pat
     assert not hub.repos
 
 
+def test_a_secret_that_was_looked_at_can_be_allowed_and_no_other(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import random
+    import re
+
+    question = question_row(0, "train", random.Random(0))
+    example, real = "postgres://user:" + "password@host", "postgres://root:" + "hunter22@db.example.org"
+    told = f"Connect to {example}, that is, {example}."
+    workspace = write_workspace(
+        tmp_path / "w", [question], {"alpha": [response_row(question, "alpha", True, rationale=told)]}
+    )
+    mark = re.findall(r"--allow-secret (\w+)", planned(workspace, yes=True).refusals[0])[0]
+    assert planned(workspace, yes=True, allow_secrets=[mark]).refusals == []
+    assert planned(workspace, yes=True, allow_secrets=["0" * 12]).refusals != []
+    both = response_row(question, "alpha", True, rationale=f"{told} Not to {real}.")
+    workspace = write_workspace(tmp_path / "v", [question], {"alpha": [both]})
+    refused = planned(workspace, yes=True, allow_secrets=[mark]).refusals
+    assert refused and mark not in str(refused) and "hunter22" not in str(refused)
+    monkeypatch.setenv("SOME_API_KEY", example)  # what is this machine's own is never let through
+    assert "remove it" in planned(workspace, yes=True, allow_secrets=[mark]).refusals[0]
+    assert "$SOME_API_KEY" in str(planned(workspace, yes=True, allow_secrets=[mark]).refusals)
+
+
 def test_key_of_this_machine_and_key_in_the_recipe_are_refused(
     workspace: Workspace, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +286,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_push_cut_at_any_request_and_run_again_is_one_consistent_dataset(
     tiny: Path, tmp_path: Path, hub: Hub, after_work: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cards.push.find_secrets", lambda staged: [])  # not the subject here, and half of the time
+    monkeypatch.setattr("cards.push.find_secrets", lambda *_: [])  # not the subject here, and half of the time
     workspace = Workspace.open(shutil.copytree(tiny, tmp_path / "tiny"))
     pushed(workspace, "alice/whole", check=False)
     wanted, total = hub.repos["alice/whole"].head.files, len(hub.requests)

@@ -86,10 +86,16 @@ def test_the_rows_are_those_of_the_default_engine_faults_included(ray: Any, tmp_
         Fault(kind="server_error", share=0.05),
         Fault(kind="malformed", share=0.05),
         Fault(kind="truncation", share=0.05),
+        Fault(kind="unread", share=0.2),
         Fault(kind="empty", match="sister|brother"),
     ]
     here, there = make(tmp_path / "here", 150), make(tmp_path / "there", 150)
-    how: dict[str, Any] = {"samples": 2, "params": {"seed": 1, "temperature": 1.0}, "max_attempts": 3}
+    how: dict[str, Any] = {
+        "samples": 2,
+        "params": {"seed": 1, "temperature": 1.0},
+        "max_attempts": 3,
+        "follow_up": True,
+    }
     with SandboxServer(faults=faults) as server:
         local, port = build(here, teachers(server, **how), FREE), int(server.url.split(":")[2].split("/")[0])
     with SandboxServer(faults=faults, port=port) as server:  # a fresh count of attempts, which draw the faults
@@ -97,6 +103,7 @@ def test_the_rows_are_those_of_the_default_engine_faults_included(ray: Any, tmp_
         on_ray = build(there, asked, FREE, ON_RAY)
         assert rows(there) == rows(here) and len(rows(here)) == 600
         assert [(t.statuses, t.errors) for t in on_ray.rows] == [(t.statuses, t.errors) for t in local.rows]
+        assert on_ray.run.teachers[0].follow_ups == local.run.teachers[0].follow_ups > 0
         assert local.rows[0].statuses["truncated"] > 0 and on_ray.run.teachers[0].repeats > 0
         cut = len(rows(there, "SELECT 1 FROM responses WHERE status = 'truncated'"))
         again = retry(there, asked, FREE, max_tokens=999, settings=ON_RAY)

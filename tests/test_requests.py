@@ -50,6 +50,9 @@ def ask(question: dict = QUESTION, prompt: Prompt = FREE, overrides: dict | None
         {"params": {"seed": 1, "stop": "\n"}},
         {"params": {"seed": 1, "logprobs": True}},
         {"params": {"seed": 1, "extra_body": {"top_k": 5}}},
+        {"structured": "json_schema"},
+        {"structured": "structured_outputs"},
+        {"base_url": "http://one/v1?api-version=2"},
     ],
     ids=str,
 )
@@ -91,6 +94,9 @@ def test_system_and_user_message_change_the_hash() -> None:
         {"timeout_s": 5, "max_attempts": 1, "max_concurrency": 3, "requests_per_minute": 9},
         {"licence": "mit"},
         {"transport": "openai"},
+        {"batch": True},
+        {"follow_up": True},
+        {"api_key_header": "api-key"},
     ],
     ids=str,
 )

@@ -15,6 +15,7 @@ import pytest
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
 from cards import texts
+from cards.secrets import mark_of
 from cards.verify import Finding, verify
 from schemas.errors import InputError
 from schemas.tables import QUESTIONS, RESPONSES
@@ -108,7 +109,8 @@ def test_secret_is_an_error_and_stays_unsaid(tmp_path: Path) -> None:
     workspace = planted(tmp_path / "w", of_response=lambda rows: rows[2].update(raw_text=f"token {secret}"))
     (finding,) = problems(workspace)
     assert (finding.check, finding.level) == ("secrets", "error")
-    assert finding.examples == ("responses.raw_text of q00002, alpha, 0",)
+    assert finding.examples == (f"responses.raw_text of q00002, alpha, 0 (mark {mark_of(secret)})",)
+    assert not problems(workspace, allow_secrets=[mark_of(secret)])
     assert secret not in repr(finding)
 
 

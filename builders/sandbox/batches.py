@@ -152,7 +152,7 @@ class Batches:
             job.status = "failed"
             return
         job.counts["total"], job.status = len(requests), "in_progress"
-        output: list[bytes] = []
+        output: list[bytes] = []  # comes back in another order, as no order is promised
         error: list[bytes] = []
         expired = False
         for name, body in requests:
@@ -163,7 +163,7 @@ class Batches:
             good = answered is not None and answered[0] == 200
             (output if good else error).append(line)
             job.counts["completed" if good else "failed"] += 1
-        job.output = self._keep("output.jsonl", "batch_output", b"\n".join(output) + b"\n").id if output else None
+        job.output = self._keep("output.jsonl", "batch_output", b"\n".join(output[::-1]) + b"\n").id if output else None
         job.error = self._keep("errors.jsonl", "batch_output", b"\n".join(error) + b"\n").id if error else None
         job.status = "cancelled" if job.cancelled else "expired" if expired else "completed"
 

@@ -13,7 +13,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import orjson
 import xxhash
@@ -122,6 +122,8 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request."""
+        if self.died.is_set():  # it reached us before the sockets were closed
+            _hang_up(request)
         route = (request.method, request.path)
         if route == ("GET", "/health"):
             return _json(b'{"status":"ok"}')
@@ -211,9 +213,7 @@ class App:
             self.died.set()
         else:
             self.plan.dead.add(teacher.model)
-        if request and request.transport:
-            request.transport.abort()
-        raise asyncio.CancelledError  # nothing is written to the connection any more
+        _hang_up(request)
 
     def _choices(
         self, chat: wire.ChatRequest, teacher: SandboxTeacher, problem: Problem | None, prompt: str
@@ -247,6 +247,13 @@ def _spoilt(choice: wire.Choice, kind: str | None) -> wire.Choice:
     if kind == "unread":
         return replace(choice, content=wire.tokens(wire.UNDECIDED))
     return choice
+
+
+def _hang_up(request: web.BaseRequest | None) -> NoReturn:
+    """End the connection; nothing is written to it any more."""
+    if request and request.transport:
+        request.transport.abort()
+    raise asyncio.CancelledError
 
 
 class _ExpiredError(Exception):

@@ -21,7 +21,7 @@ from builders.ask import Settings
 from builders.build import build, retry
 from builders.prompt import Prompt
 from builders.sandbox import Fault, SandboxServer, questions
-from builders.teacher import Teacher, Vllm
+from builders.teacher import Batch, Teacher, Vllm
 from schemas.database import query
 from schemas.errors import InputError, MissingExtraError
 from schemas.workspace import Workspace
@@ -119,6 +119,23 @@ def test_the_rows_are_those_of_the_default_engine_faults_included(ray: Any, tmp_
         before = received(server)
         build(there, asked, FREE, Settings(engine="ray", max_requests=7))  # those that failed, and no more than allowed
         assert received(server) - before <= 7
+
+
+def test_second_turns_are_asked_in_the_same_build_and_batches_are_refused(ray: Any, tmp_path: Path) -> None:
+    here, there = make(tmp_path / "here", 30), make(tmp_path / "there", 30)
+    with SandboxServer(faults=[Fault(kind="unread", teacher="ada")]) as server:
+        asked = teachers(server, follow_up=True)
+        build(here, asked, FREE)
+        before = received(server)
+        summary = build(there, asked, FREE, ON_RAY)
+        columns = "question_id, teacher_id, raw_text, follow_up, predicted_answer, attempts, completion_tokens"
+        both = f"SELECT {columns} FROM responses ORDER BY ALL"
+        assert rows(there, both) == rows(here, both) and len(rows(there, both)) == 60
+        assert summary.run.teachers[0].follow_ups > 20 and received(server) == 2 * before
+        build(there, asked, FREE, ON_RAY)
+        assert received(server) == 2 * before
+        with pytest.raises(InputError, match="'ada' is asked in batches"):
+            build(make(tmp_path / "batches", 1), teachers(server, batch=Batch()), FREE, ON_RAY)
 
 
 def test_a_worker_that_dies_costs_nothing_but_requests_asked_again(ray: Any, tmp_path: Path) -> None:

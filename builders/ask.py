@@ -474,7 +474,8 @@ class Engine:
         if len({*waiting, *idle}) < len(self._askers):
             return
         for asker in waiting:
-            asker.give_up_after(self._shared.settings.patience_s)
+            if isinstance(asker, TeacherAsker):  # batches have a day
+                asker.give_up_after(self._shared.settings.patience_s)
 
     def _report(self) -> None:
         if self._on_progress:

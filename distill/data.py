@@ -178,7 +178,7 @@ def read_examples(
         found = published.rationales(asked)
     else:
         found = published.purified(method)
-    examples = _examples(method, questions, found, asked if method == KEEP_ALL else ())
+    examples = examples_of(method, questions, found, asked if method == KEEP_ALL else ())
     if not len(examples) or (method != FINE_TUNING and not examples.rationales):
         missing = "gold answer" if method == FINE_TUNING else "rationale"
         raise InputError(f"{method}: no {split} question of {published.name} has a {missing}, so nothing can be learnt")
@@ -209,8 +209,17 @@ def _teachers(published: Published, method: str, wanted: Sequence[str] | None) -
     return asked
 
 
-def _examples(method: str, questions: pa.Table, found: Sequence[dict[str, Any]], numbered: tuple[str, ...]) -> Examples:
-    """Put rationales (question_id, teacher_id, rationale, answer) to their questions."""
+def examples_of(
+    method: str, questions: pa.Table, found: Sequence[dict[str, Any]], numbered: tuple[str, ...]
+) -> Examples:
+    """Put rationales to their questions.
+
+    Args:
+        method: what they are.
+        questions: rows of the table `questions`; those without an answer of any kind are left out.
+        found: the rationales: question_id, teacher_id, rationale, and the answer that it concludes in.
+        numbered: teachers whose rationales have a prefix each, in this order; none where all share one.
+    """
     ids = questions["question_id"].to_pylist()
     at = {question_id: i for i, question_id in enumerate(ids)}
     of: dict[int, list[dict[str, Any]]] = {}

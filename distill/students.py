@@ -26,8 +26,14 @@ class Judged:
     likeliest: Evaluated | None = None
 
 
-def student_rows(
-    trained: Trained, training: Training, method: str, teachers: Sequence[str], judged: Sequence[Judged]
+def student_rows(  # noqa: PLR0913  the last for a comparison alone
+    trained: Trained,
+    training: Training,
+    method: str,
+    teachers: Sequence[str],
+    judged: Sequence[Judged],
+    *,
+    comparison: str | None = None,
 ) -> pa.Table:
     """The rows of one student, a row per set of questions.
 
@@ -37,6 +43,7 @@ def student_rows(
         method: what it was trained on.
         teachers: whose responses were available to the method; none for fine-tuning.
         judged: how well it answers.
+        comparison: the comparison that it belongs to.
     """
     about = {
         "run_id": trained.run_id,
@@ -45,6 +52,7 @@ def student_rows(
         "seed": training.seed,
         "base_model": trained.student.spec.label,
         "objective": training.objective,
+        "comparison": comparison,
         "prediction_loss": trained.prediction_loss,
         "rationale_loss": trained.rationale_loss,
         "rationale_tokens": trained.rationale_tokens,

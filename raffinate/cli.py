@@ -178,7 +178,7 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import run as run_recipe
 
     with show.BuildProgress() as progress:
-        report = run_recipe(recipe, progress, progress.step)
+        report = run_recipe(recipe, progress, progress.step, progress.students)
     if json:
         show.as_json(show.report_dict(report))
     else:
@@ -575,6 +575,71 @@ def distill(
     wanted = _listed(teachers) or None
     done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
     show.as_json(as_dict(done, folder)) if json else shown(done, folder)
+
+
+@app.command()
+def compare(
+    workspace: WorkspacePath,
+    methods: Annotated[
+        str, typer.Option(metavar="A,B", help="Purifiers, keep-all, fine-tuning, teacher:ID; teacher:* is each.")
+    ] = "fine-tuning,teacher:*,keep-all,majority",
+    teacher_sets: Annotated[
+        str, typer.Option(metavar="SETS", help="nested (1, 2, ... teachers), all, or sets like a+b,a+b+c.")
+    ] = "nested",
+    teachers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="These teachers, in the order that sets grow.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 5,
+    students: Annotated[
+        str, typer.Option(metavar="A,B", help="tiny-seq2seq, tiny-causal, Hugging Face ids, folders.")
+    ] = "tiny-seq2seq",
+    objective: Annotated[
+        str, typer.Option(metavar="A,B", help="multitask, rationale-then-answer or both.")
+    ] = "multitask",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of students and training; METHOD.KEY=VALUE of a method."),
+    ] = None,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option("--eval", help="Another workspace or Hub id to judge on; may be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Students trained at a time, on one core each if several.")] = 1,
+    pictures: Annotated[Path | None, typer.Option(help="Folder for the pictures (SVG).", show_default=False)] = None,
+    only_show: Annotated[bool, typer.Option("--show", help="Train nothing: show what is there so far.")] = False,
+    recipe: Judging = None,
+    json: AsJson = False,
+) -> None:
+    """Train students on what methods keep, by number of teachers and seed, and compare them.
+
+    Every cell of the grid is kept as it ends: interrupted, or asked with more methods, the command goes on.
+
+    Example:  raffinate compare my-dataset --methods fine-tuning,teacher:*,keep-all,majority --seeds 5 --jobs 2
+
+    Example:  raffinate compare my-dataset --students google/flan-t5-small --set epochs=3 --eval other-dataset
+    """
+    from raffinate import show
+    from raffinate.compare_command import compare_students
+    from raffinate.compare_report import shown
+
+    with show.BuildProgress() as progress:
+        found = compare_students(
+            workspace,
+            _listed(methods),
+            sets=teacher_sets,
+            teachers=_listed(teachers) or None,
+            seeds=range(seeds),
+            students=_listed(students),
+            objectives=_listed(objective),
+            settings=_settings(setting),
+            elsewhere=elsewhere or (),
+            jobs=jobs,
+            pictures=pictures,
+            recipe=recipe,
+            on_cell=progress.students,
+            train=not only_show,
+        )
+    show.as_json(found) if json else shown(found)
+    raise typer.Exit(int(bool(found["failed"])))
 
 
 def _listed(text: str | None) -> list[str]:

@@ -118,6 +118,25 @@ class SandboxSection(_Section):
     faults: tuple[Fault, ...] = Field(default=(), description="what goes wrong; see docs/sandbox.md")
 
 
+class DistillSection(_Section):
+    """Students that the methods are compared by, as `raffinate compare` does."""
+
+    methods: tuple[str, ...] = Field(
+        default=(),
+        description="purifiers, keep-all, fine-tuning, teacher:ID; those of `purify` and the first two if none",
+    )
+    teacher_sets: str = Field(default="all", description="`all`, `nested` (1, 2, ... teachers), or sets: a+b,a+b+c")
+    seeds: int = Field(default=3, gt=0, description="how many")
+    students: tuple[str, ...] = Field(
+        default=("tiny-seq2seq",), min_length=1, description="tiny-seq2seq, tiny-causal, Hugging Face ids, folders"
+    )
+    objectives: tuple[str, ...] = Field(
+        default=("multitask",), min_length=1, description="multitask, rationale-then-answer"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="of students and training; see docs/distill.md")
+    jobs: int = Field(default=1, gt=0, description="students trained at a time, on one core each if several")
+
+
 class Recipe(_Section):
     """A whole run. Paths are relative to the recipe's folder."""
 
@@ -136,14 +155,8 @@ class Recipe(_Section):
         default="test", description="split the methods are judged on"
     )
     card: CardSpec = CardSpec()
-    distill: None = Field(default=None, description="students are not trained by a recipe yet; leave it out")
+    distill: DistillSection | None = Field(default=None, description="compare the methods by students; none by default")
     sandbox: SandboxSection | None = None
-
-    @field_validator("distill", mode="before")
-    @classmethod
-    def _no_students_yet(cls, value: Any) -> None:
-        if value is not None:
-            raise ValueError("students are not trained by a recipe yet: remove the section")
 
     @model_validator(mode="after")
     def _teachers_differ(self) -> Self:

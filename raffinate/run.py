@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from builders.build import BuildSummary, build
 from builders.examples import draw_examples, read_examples
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from purifiers.base import Purifier
+    from raffinate.compare import OnCell
     from schemas.errors import RaffinateError
 
 Step = Callable[[str], AbstractContextManager[object]]
@@ -187,10 +188,14 @@ class RunReport:
     evaluated_on: str
     card: Path | None
     not_evaluated: RaffinateError | None = None
+    students: dict[str, Any] | None = None
 
 
 def run(
-    path: str | os.PathLike[str], on_progress: OnProgress | None = None, step: Step = lambda _: nullcontext()
+    path: str | os.PathLike[str],
+    on_progress: OnProgress | None = None,
+    step: Step = lambda _: nullcontext(),
+    on_cell: OnCell | None = None,
 ) -> RunReport:
     """Run a whole recipe.
 
@@ -213,9 +218,36 @@ def run(
             publish(project.workspace, purifier)
     with step("evaluating"):
         evaluations, why_not = _evaluate(project, methods)
+    students = _students(project, step, on_cell)
     with step("writing the card"):
         card = write_card(project.workspace, project.recipe.card)
-    return RunReport(project.workspace, summary, evaluations, on, card, why_not)
+    return RunReport(project.workspace, summary, evaluations, on, card, why_not, students)
+
+
+def _students(project: Project, step: Step, on_cell: OnCell | None) -> dict[str, Any] | None:
+    """Compare the recipe's methods by students, if it asks for that."""
+    section = project.recipe.distill
+    if section is None:
+        return None
+    from raffinate.compare_command import compare_students
+
+    own = {f"{m.method}.{key}": value for m in project.recipe.purify for key, value in m.settings.items()}
+    methods = section.methods or ("fine-tuning", "keep-all", *(m.method for m in project.recipe.purify))
+    settings = {k: v for k, v in own.items() if k.partition(".")[0] in methods} | section.settings
+    with step("training students"):
+        return compare_students(
+            project.workspace.path,
+            methods,
+            sets=section.teacher_sets,
+            teachers=[t.id for t in project.recipe.teachers],
+            seeds=range(section.seeds),
+            students=section.students,
+            objectives=section.objectives,
+            settings=settings,
+            jobs=section.jobs,
+            recipe=project.source,
+            on_cell=on_cell,
+        )
 
 
 def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:

@@ -109,6 +109,19 @@ class BuildProgress:
             self._told = time.monotonic()
             err.print(_line(snapshot), markup=False)
 
+    def students(self, done: int, total: int, label: str, left: float | None) -> None:
+        """Take a cell of a comparison, as `raffinate.compare.OnCell`."""
+        eta = (
+            "" if left is None else f", about {left / 60:,.0f} min left" if left > 90 else f", about {left:,.0f} s left"
+        )
+        if err.is_terminal:
+            if "students" not in self._tasks:
+                self._tasks["students"] = self._bars.add_task("students", total=total, facts="")
+            self._bars.update(self._tasks["students"], completed=done, facts=f"{label}{eta}")
+        elif time.monotonic() - self._told > QUIET_SECONDS:
+            self._told = time.monotonic()
+            err.print(f"{done:,} of {total:,} students: {label}{eta}", markup=False)
+
     def _draw(self, snapshot: Snapshot) -> None:
         for teacher in snapshot.teachers:
             if teacher.teacher_id not in self._tasks:
@@ -362,6 +375,10 @@ def report(found: RunReport) -> None:
         evaluations([e.to_dict() for e in found.evaluations], found.evaluated_on)
     if found.not_evaluated:
         note(f"not evaluated: {found.not_evaluated}")
+    if found.students:
+        from raffinate.compare_report import shown
+
+        shown(found.students)
     places(found.workspace)
 
 
@@ -372,6 +389,7 @@ def report_dict(found: RunReport) -> dict[str, Any]:
         "build": build_dict(found.build),
         "evaluations": [e.to_dict() for e in found.evaluations],
         "methods": found.workspace.methods(),
+        "students": found.students,
     }
 
 

@@ -272,6 +272,12 @@ STUDENTS = Table(
             "what it was trained for: `multitask`, `rationale-then-answer` or `fine-tuning`",
             null="not trained by raffinate",
         ),
+        Field(
+            "comparison",
+            _s,
+            "shared by students that differ in method, teachers and seed alone, so that they can be compared",
+            null="trained by itself",
+        ),
         Field("eval_dataset", _s, "dataset it was evaluated on"),
         Field("eval_split", _s, "split it was evaluated on"),
         Field("accuracy", _f, "share of right answers in what it writes", unit="0..1"),

@@ -9,7 +9,8 @@ model of item difficulty):
 with all z and e standard normal, so that the share of right answers is the declared competence at any temperature,
 while rho = 0.5 makes hard questions hard for everybody. The normals are hashes of (world seed, teacher, question text,
 sample seed and index), so the same request to the same world has the same reply. A wrong teacher makes one of the
-question's mistakes: with probability 1/2 the tempting one, the same for all teachers, else one of its own.
+question's mistakes: with probability 1/2 the tempting one, the same for all teachers, else one of its own. A teacher
+with a habit makes that share of its mistakes by it: one mistake per domain, drawn once, so that it errs predictably.
 
 The left side minus the right is the margin of error. Token log-probabilities carry it weakly: their mean is
 -0.05 - 0.5 * Phi(0.5 * margin + noise), noise standard normal.
@@ -27,7 +28,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from builders.sandbox.problem import Derivation, Problem
-from builders.sandbox.world import DOMAINS
+from builders.sandbox.world import EVERY
 from schemas.errors import nearest
 
 _NORMAL = NormalDist()
@@ -50,6 +51,12 @@ class SandboxTeacher(BaseModel):
     )
     competence: Mapping[str, float] = Field(default_factory=dict, description="domain -> share of right answers, 0..1")
     style: Style = "lines"
+    habit: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of its mistakes in a domain that are one and the same, its own there",
+    )
     reasoning: bool = Field(default=False, description="thinks aloud in a channel of its own before it answers")
     seed: int = Field(default=0, description="two teachers alike in all but the seed err on different questions")
 
@@ -57,8 +64,8 @@ class SandboxTeacher(BaseModel):
     @classmethod
     def _known_domains(cls, competence: Mapping[str, float]) -> Mapping[str, float]:
         for domain, share in competence.items():
-            if domain not in DOMAINS:
-                raise ValueError(f"no domain '{domain}'{nearest(domain, DOMAINS)}: they are {', '.join(DOMAINS)}")
+            if domain not in EVERY:
+                raise ValueError(f"no domain '{domain}'{nearest(domain, EVERY)}: they are {', '.join(EVERY)}")
             if not 0 <= share <= 1:
                 raise ValueError(f"the competence in {domain} must lie within 0 and 1, not {share}")
         return competence
@@ -145,7 +152,7 @@ def attempt(teacher: SandboxTeacher, problem: Problem, sample: Sample, world_see
     """Work a question out; towards the gold answer where the prompt shows it."""
     keys = _Keys.of(teacher, problem, sample, world_seed)
     margin = _margin(teacher.competence.get(problem.domain.name, teacher.default), sample.temperature, keys)
-    flaw = _flaw(problem, keys) if margin > 0 and problem.shown is None else None
+    flaw = _flaw(teacher, problem, keys) if margin > 0 and problem.shown is None else None
     derivation = (
         derivation_of(problem, problem.shown) if problem.shown else problem.mistakes[flaw] if flaw else problem.truth
     )
@@ -183,11 +190,14 @@ def _margin(competence: float, temperature: float, keys: _Keys) -> float:
     return difficulty - (_NORMAL.inv_cdf(competence) if 0 < competence < 1 else 20 * competence - 10)
 
 
-def _flaw(problem: Problem, keys: _Keys) -> str | None:
+def _flaw(teacher: SandboxTeacher, problem: Problem, keys: _Keys) -> str | None:
     """The mistake a wrong teacher makes; None if the question has none, as one changed by hand may."""
     flaws = list(problem.mistakes)
     if not flaws:
         return None
+    if uniform("habitual", keys.sample) < teacher.habit:
+        own = uniform("habit", f"{teacher.name}|{teacher.seed}|{problem.domain.name}")
+        return flaws[int(own * len(flaws))]
     tempted = uniform("tempted", keys.sample) < _TEMPTED
     draw = uniform("flaw", keys.question if tempted else keys.sample)
     return flaws[int(draw * len(flaws))]

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from builders.sandbox.mixtures import FAMILIES, QUALITIES, mixture
 from builders.sandbox.numbers import ARITHMETIC, CLOCK, PERCENT, SETS, UNITS
 from builders.sandbox.problem import Domain, Problem
 from builders.sandbox.relations import KINSHIP, LETTERS, ORDERING, WEEKDAY
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DOMAINS = {d.name: d for d in (ARITHMETIC, PERCENT, UNITS, CLOCK, SETS, WEEKDAY, ORDERING, KINSHIP, LETTERS)}
+MIXTURES = {family: mixture(family) for family in FAMILIES}
+"""Domains that are asked only where they are named: see `builders.sandbox.mixtures`."""
+EVERY = DOMAINS | MIXTURES
 
 _MIN_MISTAKES = 2
 """A question is kept only if this many flaws end in a wrong answer, so that teachers can differ in their errors."""
@@ -35,7 +39,9 @@ _SHOWN = re.compile(
     r"\b(?i:correct|right|gold) (?i:answer)(?: is|:)[\s*]*"
     r"(?:\(?(?P<label>[A-Z])\b|(?P<number>-?\d+)\b|(?P<text>\w+)(?=\s*(?:[.\n]|$)))"
 )
-_SPELT = re.compile(r"[a-z]{2,3}")  # what the letters domain can end in; "the correct answer is correct" shows none
+_SPELT = re.compile(
+    rf"[a-z]{{2,3}}|{'|'.join(QUALITIES)}"
+)  # what letters and mixtures can end in; "the correct answer is correct" shows none
 
 
 def read(prompt: str) -> Problem | None:
@@ -43,7 +49,7 @@ def read(prompt: str) -> Problem | None:
 
     What stands before the question (instructions, solved examples) is ignored. None if no question is found.
     """
-    found = [(match, domain) for domain in DOMAINS.values() if (match := domain.parse(prompt))]
+    found = [(match, domain) for domain in EVERY.values() if (match := domain.parse(prompt))]
     if not found:
         return None
     match, domain = max(found, key=lambda pair: pair[0].start())
@@ -118,9 +124,9 @@ def write_questions(path: str | Path, n: int, seed: int = 0) -> None:
 
 
 def _domain(name: str) -> Domain:
-    if name not in DOMAINS:
-        raise InputError(f"the sandbox has no domain '{name}'{nearest(name, DOMAINS)}: it has {', '.join(DOMAINS)}")
-    return DOMAINS[name]
+    if name not in EVERY:
+        raise InputError(f"the sandbox has no domain '{name}'{nearest(name, EVERY)}: it has {', '.join(EVERY)}")
+    return EVERY[name]
 
 
 def _stream(rng: Random, domains: list[Domain], splits: tuple[float, float, float]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,184 @@
+"""What a grid of students says: means and intervals over seeds, paired tests, curves and CMV.
+
+seeds       mean and 95 % t interval over the seeds; differences are taken seed by seed, since a seed fixes the weights
+            a student starts from and the order of the questions for all methods alike
+questions   the same difference question by question (mean over seeds), with a sign-flip permutation test and a
+            bootstrap interval: would other questions say the same?
+curve       accuracy by the number m of teachers, over nested sets; m = 1 is the first teacher alone, for every method
+CMV         conflict mitigation value (arXiv 2602.01064): mean over m = 2..N of accuracy minus keep-all's with the same
+            teachers. The paper does not print the formula; this reading fits its tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import MissingExtraError
+
+Floats = npt.NDArray[np.float64]
+RESAMPLES = 5000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``n`` seeds with its 95 % t interval; the bounds are None with fewer than two seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One method against another.
+
+    Attributes:
+        by_seed: difference, seed by seed.
+        p_seed: of a paired t test over seeds; None with fewer than two seeds.
+        low, high: 95 % bootstrap interval of the difference over questions.
+        p_question: of a sign-flip permutation test over questions.
+    """
+
+    by_seed: Estimate
+    p_seed: float | None
+    low: float
+    high: float
+    p_question: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained student, as far as statistics go: ``right`` is (questions,) booleans in the same order in all."""
+
+    method: str
+    teachers: tuple[str, ...]
+    seed: int
+    right: npt.NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.right.mean())
+
+
+def estimate(values: Sequence[float] | Floats) -> Estimate:
+    """Mean and 95 % interval by Student's t of independent values, one per seed."""
+    array = np.asarray(values, np.float64)
+    n, mean = len(array), float(array.mean())
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    half = float(_t().ppf(0.975, n - 1)) * float(array.std(ddof=1)) / sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def paired(mine: Sequence[Cell], others: Sequence[Cell], seed: int = 0) -> Paired | None:
+    """Compare the cells of two methods that share a seed; None if none do.
+
+    Args:
+        mine: cells of one method and teacher set, one per seed.
+        others: likewise of the other.
+        seed: of the resampling.
+    """
+    other = {cell.seed: cell for cell in others}
+    pairs = [(cell, other[cell.seed]) for cell in mine if cell.seed in other]
+    if not pairs:
+        return None
+    by_seed = np.array([a.accuracy - b.accuracy for a, b in pairs])
+    by_question = np.mean([a.right.astype(np.float64) - b.right for a, b in pairs], axis=0)
+    low, high = _bootstrap(by_question, seed)
+    return Paired(estimate(by_seed), _t_test(by_seed), low, high, _sign_flips(by_question, seed))
+
+
+def curves(cells: Iterable[Cell], sets: Sequence[tuple[str, ...]]) -> dict[str, dict[int, list[Cell]]]:
+    """Method -> number of teachers -> its cells, over nested teacher sets; m = 1 is the first teacher for every method.
+
+    Args:
+        cells: of one student and objective.
+        sets: the nested sets; methods that do not choose among teachers (fine-tuning, single teachers) have no curve.
+    """
+    cells = list(cells)
+    alone = [c for c in cells if c.method == f"teacher:{sets[0][0]}"]
+    found: dict[str, dict[int, list[Cell]]] = {}
+    for cell in cells:
+        if len(cell.teachers) >= 2 and cell.teachers in sets:
+            found.setdefault(cell.method, {}).setdefault(len(cell.teachers), []).append(cell)
+    return {
+        method: ({1: alone} if alone else {}) | dict(sorted(curve.items())) for method, curve in sorted(found.items())
+    }
+
+
+def cmv(curve: Mapping[int, Sequence[Cell]], baseline: Mapping[int, Sequence[Cell]]) -> Estimate | None:
+    """Mean over m = 2..N of the method's accuracy minus the baseline's, seed by seed; None if no seed has all m.
+
+    Args:
+        curve: number of teachers -> cells of the method.
+        baseline: likewise of keep-all.
+    """
+    sizes = sorted({m for m in baseline if m >= 2})
+    per_seed = []
+    for seed in sorted({cell.seed for m in sizes for cell in baseline[m]}):
+        gaps = [_gap(curve.get(m, ()), baseline[m], seed) for m in sizes]
+        known = [g for g in gaps if g is not None]
+        if gaps and len(known) == len(gaps):
+            per_seed.append(sum(known) / len(known))
+    return estimate(per_seed) if per_seed else None
+
+
+def _gap(mine: Sequence[Cell], others: Sequence[Cell], seed: int) -> float | None:
+    a = next((c.accuracy for c in mine if c.seed == seed), None)
+    b = next((c.accuracy for c in others if c.seed == seed), None)
+    return None if a is None or b is None else a - b
+
+
+def _bootstrap(differences: Floats, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean over resampled questions."""
+    random = np.random.default_rng(seed)
+    n = len(differences)
+    values, counts = np.unique(differences, return_counts=True)  # few distinct values: a resample is a multinomial draw
+    means = random.multinomial(n, counts / n, RESAMPLES) @ values / n
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _sign_flips(differences: Floats, seed: int) -> float:
+    """Two-sided p of the mean being this far from 0 if each question's sign were a coin; the +1 counts the data."""
+    size, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if not len(size):
+        return 1.0
+    heads = np.random.default_rng(seed).binomial(counts, 0.5, (RESAMPLES, len(counts)))
+    totals = np.abs((2 * heads - counts) @ size)
+    return float((1 + (totals >= abs(differences.sum()) - 1e-9).sum()) / (RESAMPLES + 1))
+
+
+def _t_test(differences: Floats) -> float | None:
+    """Two-sided p of a t test of the mean being 0; None with fewer than two values."""
+    n = len(differences)
+    if n < 2:
+        return None
+    spread = float(differences.std(ddof=1)) / sqrt(n)
+    if spread == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(2 * _t().sf(abs(float(differences.mean())) / spread, n - 1))
+
+
+def _t() -> Any:
+    try:
+        from scipy.stats import t
+    except ImportError:
+        raise MissingExtraError("intervals and tests", "distill") from None
+    return t

@@ -9,6 +9,8 @@ BENCHMARKS = {
     "crash": "SIGKILL at twenty moments of a 2,000 x 4 build",
     "client_cpu": "client CPU seconds per 1,000 requests",
     "faults": "2,000 x 4 with 429s, 500s, hangs and a teacher that dies",
+    "memory": "peak memory of a build of 62,500, 250,000 and a million questions x 4 (an hour, 8 GB of disk)",
+    "ray_http": "Ray Data's HTTP processor and --engine ray under the same faults",
     "majority": "a million questions x 4: majority against plain DuckDB, and the views",
     "purifiers": "the purifiers on real teachers' answers, five splits each (RAFFINATE_DATA)",
     "distill": "training throughput against the plain Hugging Face trainers; what n teachers cost",

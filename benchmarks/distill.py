@@ -1,6 +1,6 @@
 """Training throughput against the plain Hugging Face trainers on the same rows, and what n teachers cost.
 
-    python -m benchmarks.distill [--models tiny-seq2seq,5m-seq2seq,tiny-causal] [--questions 600] [--rounds 3]
+    python -m benchmarks.distill [--models tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal] [--questions 600] [--rounds 2]
     python -m benchmarks.distill --gpu          FLAN-T5-base- and 0.5B-decoder-shaped students of random weights
 
 Questions and rationales are the sandbox's. Both sides train the same rows (an answer and a rationale row per question),
@@ -95,7 +95,7 @@ def theirs(student: StudentModel, rows: Rows, steps: int) -> tuple[float, int]:
         "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     source, target = ([texts[i].tolist() for i in range(len(rows))] for texts in (rows.source, rows.target))
-    tokens = Counted()
+    tokens = Counted(student.is_seq2seq)
     with tempfile.TemporaryDirectory() as folder:
         if student.is_seq2seq:
             from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
@@ -117,18 +117,20 @@ def theirs(student: StudentModel, rows: Rows, steps: int) -> tuple[float, int]:
             trainer.data_collator = tokens.counting(trainer.data_collator)
         started = clock()
         trainer.train()
-        return clock() - started, tokens.seen
+        return clock() - started, sum(tokens.batches[:steps])
 
 
 class Counted:
-    """Counts the tokens of batches that a collator made; what a loader fetched ahead is counted, too."""
+    """Counts the tokens of each batch that a collator made; a loader fetches more of them than are trained on."""
 
-    def __init__(self) -> None:
-        self.seen = 0
+    def __init__(self, is_seq2seq: bool) -> None:
+        self.is_seq2seq = is_seq2seq
+        self.batches: list[int] = []
 
     def counting(self, collate: Callable[..., Any]) -> Callable[..., Any]:
         def collated(features: list[dict[str, Any]]) -> Any:
-            self.seen += sum(len(f["input_ids"]) + len(f.get("labels") or ()) for f in features)
+            targets = sum(len(f["labels"]) for f in features) if self.is_seq2seq else 0  # a decoder's are in its input
+            self.batches.append(sum(len(f["input_ids"]) for f in features) + targets)
             return collate(features)
 
         return collated
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--throughput-alone", action="store_true", help="leave out the cost of teachers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     examples = sandbox_examples(options.questions, 1)
@@ -249,7 +252,7 @@ def main() -> None:
     for name, make in made.items():
         found["throughput"].append(throughput(name, make, examples, options.steps, options.rounds))
         print(found["throughput"][-1], flush=True)
-    if not options.gpu:
+    if not options.gpu and not options.throughput_alone:
         found["cost of teachers"] = cost_of_teachers(SPECS["tiny-seq2seq"], min(options.questions, 300))
         for line in found["cost of teachers"]:
             print(line, flush=True)

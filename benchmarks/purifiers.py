@@ -5,8 +5,8 @@
 
 Splits are by a hash of the question, or drawn at random (`--random`). `knn` takes the teacher that was right most often
 on the 150 nearest train questions. 70 % of the questions are train, 30 % test; a row is the mean over the splits, and
-the standard deviation of the accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best on
-train; "ece" = expected calibration error of the kept answers' probabilities, where these are the chance to be right,
+the standard deviation of the accuracy. "gap" = (accuracy - best single) / (oracle - best single), best single = best
+on train; "ece" = expected calibration error of the kept answers' probabilities, where these are the chance to be right,
 and in brackets what true probabilities would show on as many questions; "worse" counts the splits where the method is
 significantly below the best single teacher (paired bootstrap, 95 %).
 """

@@ -28,7 +28,7 @@ from schemas.workspace import Workspace
 CASES: dict[str, dict[str, Any]] = {
     "no faults, replies after 100 ms": {"latency_ms": 100},
     "10 % 429 with Retry-After 1": {"faults": [Fault(kind="rate_limit", share=0.1)]},
-    "2 % 500": {"faults": [Fault(kind="server_error", share=0.02)]},
+    "10 % 500": {"faults": [Fault(kind="server_error", share=0.1)]},
     "1 % malformed bodies": {"faults": [Fault(kind="malformed", share=0.01)]},
     "the server refuses the key": {"api_key": "k"},
 }

@@ -52,15 +52,16 @@ def routed(folder: Path, name: str, train: int) -> None:
     marks.append(time.perf_counter())
     fitted = method(name)().fit(corpus.take(np.arange(train)))
     marks.append(time.perf_counter())
+    busy = time.process_time()
     kept = fitted.purify(corpus.hide_gold())
+    busy = time.process_time() - busy
     marks.append(time.perf_counter())
     right = (kept.teacher >= 0) & (corpus.correct[np.arange(len(corpus)), kept.teacher] == 1)
     [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     load, fit, choose = np.diff(marks)
-    print(
-        f"{name:12} read {load:6.1f} s   fit {fit:6.1f} s   choose {choose:7.1f} s   peak {int(peak) / 1e6:.2f} GB   "
-        f"kept {(kept.teacher >= 0).mean():.3f}, right {right.mean():.3f}"
-    )
+    took = f"read {load:.1f} s   fit {fit:.1f} s   choose {choose:.1f} s, {busy:.1f} s of CPU"
+    took += f"   peak {int(peak) / 1e6:.2f} GB"
+    print(f"{name:12} {took}   kept {(kept.teacher >= 0).mean():.3f}, right {right.mean():.3f}", flush=True)
 
 
 def main() -> None:

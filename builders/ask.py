@@ -42,7 +42,10 @@ GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
 Pick = Callable[[Any, Request], Request | None]
-"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what."""
+"""Says whether a planned request of a plan (a `Work`) is to be sent, and as what; once it is answered, what comes next.
+
+It is asked about a request more than once, so it must not count on being asked once.
+"""
 
 
 @dataclass(frozen=True)
@@ -471,7 +474,8 @@ class Engine:
         if len({*waiting, *idle}) < len(self._askers):
             return
         for asker in waiting:
-            asker.give_up_after(self._shared.settings.patience_s)
+            if isinstance(asker, TeacherAsker):  # batches have a day
+                asker.give_up_after(self._shared.settings.patience_s)
 
     def _report(self) -> None:
         if self._on_progress:

@@ -78,7 +78,7 @@ class Asker:
         serving: called around each round of asking; serves the endpoints meanwhile, if they are ours.
 
     Raises:
-        InputError: two have the same id, or a cost limit is set and a price is unknown.
+        InputError: two have the same id.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Asker:
             temperature: likewise.
 
         Raises:
-            InputError: a name is unknown, or a limit was reached before everything was asked.
+            InputError: a name or, with a cost limit, a price is unknown; or a limit was reached before all was asked.
             TeacherError: an endpoint refuses the key or the model, or too many calls have no answer.
             KeyboardInterrupt: Ctrl-C; what arrived is kept.
         """

@@ -351,7 +351,10 @@ class BatchAsker:
         if failure.error_class == "not_found":
             return End("not_found", f"teacher '{self.teacher.id}': {url} has no Batch API ({failure.message})")
         kind = "parked" if failure.error_class in RETRIED else failure.error_class
-        return End(kind, f"teacher '{self.teacher.id}': the Batch API of {url} does not work ({failure.message})")
+        help_ = ": lower batch.max_bytes" if failure.message.startswith("HTTP 413") else ""
+        return End(
+            kind, f"teacher '{self.teacher.id}': the Batch API of {url} does not work ({failure.message}){help_}"
+        )
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but wake when the teacher is ended."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FINE_TUNING, KEEP_ALL, ONE_TEACHER = "fine-tuning", "keep-all", "teacher:"
 
+WEIGHTS = {"agreement": "agreement_weight", "teacher": "teacher_importance"}
+"""What rationales can be weighted by: the column of `purified` that has it."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -156,7 +159,11 @@ def read_questions(published: Published, split: str) -> Questions:
 
 
 def read_examples(
-    published: Published, method: str, teachers: Sequence[str] | None = None, split: str = "train"
+    published: Published,
+    method: str,
+    teachers: Sequence[str] | None = None,
+    split: str = "train",
+    weight_by: str | None = None,
 ) -> Examples:
     """The training rows of a method; every question of the split with an answer is in, with or without a rationale.
 
@@ -166,9 +173,11 @@ def read_examples(
             `keep-all` (TinyLLM: every teacher's rationale under a prefix of its own); or `fine-tuning` (no rationale).
         teachers: for `keep-all`, only these, in this order; all by default.
         split: which questions.
+        weight_by: for a purifier's choice, one of `WEIGHTS`: weight each rationale instead of counting all alike; one
+            whose weight is unknown counts 1.
 
     Raises:
-        InputError: there is no such method, teacher or split, or nothing to train on.
+        InputError: there is no such method, teacher, split or weight, or nothing to train on.
     """
     questions = published.questions(split)
     asked = _teachers(published, method, teachers)
@@ -178,11 +187,26 @@ def read_examples(
         found = published.rationales(asked)
     else:
         found = published.purified(method)
-    examples = examples_of(method, questions, found, asked if method == KEEP_ALL else ())
+    if weight_by is not None:
+        _weigh(found, weight_by, method, purified=method != FINE_TUNING and not asked)
+    name = method if weight_by is None else f"{method}, weighted by {weight_by}"
+    examples = examples_of(name, questions, found, asked if method == KEEP_ALL else ())
     if not len(examples) or (method != FINE_TUNING and not examples.rationales):
         missing = "gold answer" if method == FINE_TUNING else "rationale"
         raise InputError(f"{method}: no {split} question of {published.name} has a {missing}, so nothing can be learnt")
     return examples
+
+
+def _weigh(found: Sequence[dict[str, Any]], by: str, method: str, *, purified: bool) -> None:
+    """Give each row the weight that its purifier stored."""
+    if by not in WEIGHTS:
+        raise InputError(f"rationales cannot be weighted by '{by}'{nearest(by, WEIGHTS)}: by {', '.join(WEIGHTS)}")
+    if not purified or all(row[WEIGHTS[by]] is None for row in found):
+        raise InputError(
+            f"the rationales of {method} have no weight by {by}: train on a method purified by this version"
+        )
+    for row in found:
+        row["weight"] = row[WEIGHTS[by]]
 
 
 def _teachers(published: Published, method: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -217,7 +241,8 @@ def examples_of(
     Args:
         method: what they are.
         questions: rows of the table `questions`; those without an answer of any kind are left out.
-        found: the rationales: question_id, teacher_id, rationale, and the answer that it concludes in.
+        found: the rationales: question_id, teacher_id, rationale, the answer that it concludes in, and its weight if
+            it is not 1.
         numbered: teachers whose rationales have a prefix each, in this order; none where all share one.
     """
     ids = questions["question_id"].to_pylist()
@@ -227,7 +252,7 @@ def examples_of(
         if row["question_id"] in at and row["rationale"]:
             of.setdefault(at[row["question_id"]], []).append(row)
     number = {teacher: n for n, teacher in enumerate(numbered)}
-    answer, rationale, concluded, teacher, where = [], [], [], [], []
+    answer, rationale, concluded, teacher, where, weight = [], [], [], [], [], []
     for i, gold in enumerate(questions["answer"].to_pylist()):
         mine = sorted(of.get(i, []), key=lambda row: number.get(row["teacher_id"], 0))
         target = gold if gold is not None else _most(row["answer"] for row in mine)
@@ -239,6 +264,7 @@ def examples_of(
             rationale.append(row["rationale"])
             concluded.append(row["answer"])
             teacher.append(number.get(row["teacher_id"]))
+            weight.append(1.0 if row.get("weight") is None else row["weight"])
     part = questions.take(pa.array(where, pa.int64()))
     said = completions(
         pa.array([r or "" for r in rationale], pa.string()), pa.array(concluded, pa.string()), part["task"]
@@ -252,7 +278,7 @@ def examples_of(
         rationale=rationale,
         completion=[text.lstrip("\n") for text in said.to_pylist()],
         teacher=teacher,
-        weight=np.ones(len(where), np.float32),
+        weight=np.array(weight, np.float32),
         teachers=numbered,
     )
     return rows.take([i for i, text in enumerate(texts) if text])

@@ -34,6 +34,7 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
     training: Training = Training(),  # noqa: B008  frozen
     *,
     teachers: Sequence[str] | None = None,
+    weight_by: str | None = None,
     tests: Sequence[Questions] | None = None,
     folder: Path | None = None,
     on_progress: OnProgress | None = None,
@@ -46,6 +47,7 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
         spec: what the student starts from.
         training: how it is trained.
         teachers: for `keep-all`, only these.
+        weight_by: see `read_examples`.
         tests: what it is judged on; the dataset's own test split by default.
         folder: where checkpoints go and an interrupted training goes on from.
         on_progress: called after every step.
@@ -53,14 +55,14 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
     Raises:
         RaffinateError: see `read_examples`, `make_student` and `train`.
     """
-    examples = read_examples(published, method, teachers)
+    examples = read_examples(published, method, teachers, weight_by=weight_by)
     judged_on = [read_questions(published, "test")] if tests is None else list(tests)
     student = make_student(spec, examples.texts(), training.seed)
     validation = _validation(published)
     trained = train(student, examples, training, validation=validation, folder=folder, on_progress=on_progress)
     judged = [judge(student, questions, training.objective) for questions in judged_on]
     had = teachers_of(published, examples, teachers)
-    return Distilled(trained, judged, student_rows(trained, training, method, had, judged))
+    return Distilled(trained, judged, student_rows(trained, training, examples.method, had, judged))
 
 
 def judge(student: StudentModel, questions: Questions, objective: Objective) -> Judged:

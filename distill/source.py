@@ -84,10 +84,11 @@ class Published:
         return [row[0] for row in self._con.execute("SELECT DISTINCT teacher_id FROM responses ORDER BY 1").fetchall()]
 
     def purified(self, method: str) -> list[dict[str, Any]]:
-        """What a purifier kept: question_id, teacher_id, rationale, answer."""
+        """What a purifier kept: question_id, teacher_id, rationale, answer, and the weights that it stored."""
         self._need(PURIFIED, f"purified-{method}")
-        sql = "SELECT question_id, teacher_id, rationale, predicted_answer AS answer FROM purified WHERE method = $1"
-        return self._con.sql(sql, params=[method]).to_arrow_table().to_pylist()  # type: ignore[no-any-return]
+        columns = "question_id, teacher_id, rationale, predicted_answer AS answer, agreement_weight, teacher_importance"
+        found = self._con.sql(f"SELECT {columns} FROM purified WHERE method = $1", params=[method])
+        return found.to_arrow_table().to_pylist()  # type: ignore[no-any-return]
 
     def rationales(self, teachers: Sequence[str]) -> list[dict[str, Any]]:
         """Each teacher's one rationale per question: question_id, teacher_id, rationale, answer."""

@@ -299,7 +299,7 @@ class _Run:
             self.on_progress(Told(self.at.step, self.steps, loss, speed, self.validated))
 
     def _validate(self) -> None:
-        """Measure on validation, and keep the weights if they are the best so far; equals go to the earlier."""
+        """Measure on validation, and keep the weights if none were better; of equals the later, which learnt longer."""
         self._look()
         if self.validation is None or self.training.select_by == "last":
             return
@@ -313,9 +313,9 @@ class _Run:
             now = -float(nll_of(self.student, rows).sum() / rows.target.lengths.sum())
         self.validated = now = several.agreed(now)
         self.at.history.append({"step": self.at.step, self.training.select_by: abs(now)})
-        self.at.waited += 1
-        if now > self.at.best:
-            self.at.best, self.at.best_step, self.at.waited = now, self.at.step, 0
+        self.at.waited = 0 if now > self.at.best else self.at.waited + 1
+        if now >= self.at.best:
+            self.at.best, self.at.best_step = now, self.at.step
             self.best = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
 
     def _checkpoint(self) -> None:

@@ -24,6 +24,8 @@ METHODS = {
     "teacher-selection": "purifiers.teacher_selection:TeacherSelection",
     "comprehension": "purifiers.comprehension:Comprehension",
     "utility": "purifiers.utility:Utility",
+    "gate": "purifiers.gate:Gate",
+    "filtered": "purifiers.filtered:Filtered",
     "aggregate": "purifiers.aggregate:Aggregate",
     "peer-review": "purifiers.peer_review:PeerReview",
     "pairwise": "purifiers.pairwise:Pairwise",

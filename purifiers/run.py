@@ -166,7 +166,7 @@ def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int, calls: 
     for array in [*fitted.state().values(), answer, corpus.usable, seen.correct, corpus.sample, corpus.split]:
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(orjson.dumps(corpus.vocabulary.filter(said[:-1]).to_pylist()))
-    if Signal.STUDENT in fitted.signals:
+    if Signal.STUDENT in fitted.looks_at:
         digest.update(fitted.student.name.encode())
     for buffer in corpus.question_ids.buffers():
         digest.update(buffer or b"")

@@ -23,7 +23,7 @@ def save(purifier: Purifier, folder: Path) -> None:
         "settings": purifier.model_dump(mode="json"),
         "teachers": purifier.fitted_teachers,
     }
-    if Signal.STUDENT in purifier.signals:
+    if Signal.STUDENT in purifier.looks_at:
         about["student"] = purifier.student.name
     (folder / SETTINGS).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     (folder / STATE).write_bytes(to_bytes(purifier.state()))

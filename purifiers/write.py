@@ -234,11 +234,13 @@ class _Rows:
         return _lists(counts, pa.StructArray.from_arrays(pairs, ["teacher_id", "sample_idx"]))
 
     def _importance(self, column: Rows, rows: Rows) -> npt.NDArray[np.float32]:
-        """The importance of each pick's teacher; the mean over the parents of a synthesised rationale."""
+        """The importance of each pick's teacher; of a synthesised rationale its parents' mean, else its author's."""
         found = self.importance[column]
-        made = self.kept.synthesised
+        teachers = self.corpus.teachers
         for i in np.flatnonzero(column < 0):
-            found[i] = self.importance[list(made[int(rows[i])].teachers)].mean()
+            made = self.kept.synthesised[int(rows[i])]
+            whose = list(made.teachers) or [teachers.index(t) for t in (made.written_by,) if t in teachers]
+            found[i] = self.importance[whose].mean() if whose else np.nan
         return found
 
     def _probabilities(self, rows: Rows) -> pa.Array:

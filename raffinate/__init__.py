@@ -36,7 +36,7 @@ _EXPORTS = {
     "builders.sources": ("QuestionSource", "load_questions"),
     "builders.teacher": ("Params", "Price", "Teacher"),
     "purifiers.base": ("Purified", "Purifier", "Signal", "Synthesis"),
-    "purifiers.equipment": ("Equipment",),
+    "purifiers.equipment": ("Equipment", "Student"),
     "purifiers.evaluate": ("Evaluation", "evaluate"),
     "purifiers.registry": ("method",),
     "purifiers.run": ("publish", "purify"),

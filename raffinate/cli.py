@@ -553,6 +553,9 @@ def distill(
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
     ] = None,
+    weight_by: Annotated[
+        str | None, typer.Option(help="Weight a purifier's rationales: by agreement or teacher.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the student goes; inside the workspace by default.", show_default=False)
     ] = None,
@@ -573,7 +576,9 @@ def distill(
 
     settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
     wanted = _listed(teachers) or None
-    done, folder = train_student(source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted)
+    done, folder = train_student(
+        source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted, weight_by=weight_by
+    )
     show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 

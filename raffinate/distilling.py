@@ -56,7 +56,7 @@ def _checked(cls: type[S], values: dict[str, Any]) -> S:
 
 def train_student(  # noqa: PLR0913  as many as the command has
     source: str, method: str, settings: Mapping[str, Any], *, out: Path | None, elsewhere: Sequence[str],
-    teachers: Sequence[str] | None,
+    teachers: Sequence[str] | None, weight_by: str | None = None,
 ) -> tuple[Distilled, Path | None]:  # fmt: skip
     """Train, judge, save and record one student; return it and the folder it is in.
 
@@ -67,6 +67,7 @@ def train_student(  # noqa: PLR0913  as many as the command has
         out: where the student goes; ``.raffinate/students/`` of the workspace by default.
         elsewhere: further workspaces or Hub ids whose test questions it is judged on.
         teachers: for keep-all, only these.
+        weight_by: see `distill.data.read_examples`.
 
     Raises:
         RaffinateError: one sentence; see `distill.one.distil`.
@@ -75,12 +76,19 @@ def train_student(  # noqa: PLR0913  as many as the command has
     published = Published.open(source)
     workspace = Workspace.open(source) if Path(source).expanduser().is_dir() else None
     tests = test_sets(published, elsewhere)
-    folder = out or (
-        workspace.private / "students" / _folder_name(method, spec, training, teachers) if workspace else None
-    )
+    name = _folder_name(method if weight_by is None else f"{method}-by-{weight_by}", spec, training, teachers)
+    folder = out or (workspace.private / "students" / name if workspace else None)
     with TrainingProgress() as progress:
         done = distil(
-            published, method, spec, training, teachers=teachers, tests=tests, folder=folder, on_progress=progress
+            published,
+            method,
+            spec,
+            training,
+            teachers=teachers,
+            weight_by=weight_by,
+            tests=tests,
+            folder=folder,
+            on_progress=progress,
         )
     if several.rank() > 0:  # one of several processes speaks and writes
         sys.exit(0)

@@ -88,6 +88,13 @@ def test_files_keep_the_limits_and_one_model_each(workspace: Workspace) -> None:
     assert not list((workspace.private / "batches").iterdir())
 
 
+def test_a_file_of_several_megabytes_goes_up() -> None:
+    import openai
+
+    with SandboxServer() as sandbox, openai.OpenAI(base_url=sandbox.url, api_key="any") as client:
+        assert client.files.create(file=("x.jsonl", bytes(3_000_000)), purpose="batch").bytes == 3_000_000
+
+
 FAULTS = [
     Fault(kind="rate_limit", share=0.1),
     Fault(kind="server_error", share=0.05),
@@ -124,7 +131,7 @@ def test_lasting_failures_are_rows_with_their_reason(workspace: Workspace) -> No
 
 
 def test_a_cancelled_batch_keeps_what_it_answered(workspace: Workspace) -> None:
-    with SandboxServer(batch_s=2) as sandbox:
+    with SandboxServer(batch_s=4) as sandbox:
 
         def cancel(_: object) -> None:
             for job in sandbox._app.batches.jobs.values():
@@ -253,7 +260,7 @@ def test_kill_9_at_each_step_submits_nothing_twice(workspace: Workspace, where: 
 
 
 def test_an_interrupt_leaves_batches_to_the_server_and_any_next_build_collects_them(workspace: Workspace) -> None:
-    with SandboxServer(batch_s=2) as sandbox:
+    with SandboxServer(batch_s=4) as sandbox:
         process = start("nowhere", workspace, sandbox)
         while len(jobs(sandbox)) < 2:
             time.sleep(0.01)

@@ -45,6 +45,18 @@ def test_purified(published: Published, workspace: Workspace) -> None:
     assert set(examples.teacher) == {None}
 
 
+def test_rationales_weigh_what_their_purifier_stored(published: Published) -> None:
+    examples = read_examples(published, "majority", weight_by="agreement")
+    stored = {r["question_id"]: r["agreement_weight"] for r in published.purified("majority")}
+    assert len(set(stored.values())) > 1
+    assert examples.weight.tolist() == [stored[i] for i in examples.question_id]
+    assert examples.method == "majority, weighted by agreement"
+    with pytest.raises(InputError, match="'agreements' \\(did you mean 'agreement'\\?\\)"):
+        read_examples(published, "majority", weight_by="agreements")
+    with pytest.raises(InputError, match="teacher:beta have no weight by teacher"):
+        read_examples(published, "teacher:beta", weight_by="teacher")
+
+
 def test_keep_all_has_a_row_and_a_prefix_per_teacher(published: Published) -> None:
     examples = read_examples(published, "keep-all")
     assert (examples.questions, len(examples), examples.teachers) == (12, 36, ("alpha", "beta", "gamma"))

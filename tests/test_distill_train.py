@@ -109,8 +109,11 @@ def test_a_checkpoint_of_another_training_is_not_resumed(tmp_path: Path) -> None
         train(toy_student("tiny-causal"), toy_examples(), SHORT, folder=tmp_path)
 
 
-def test_best_weights_on_validation_are_kept_and_patience_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = iter([0.25, 0.75, 0.5, 0.75])
+@pytest.mark.parametrize(("last", "at"), [(0.5, 1), (0.75, 3)])
+def test_best_weights_on_validation_are_kept_and_patience_ends_it(
+    monkeypatch: pytest.MonkeyPatch, last: float, at: int
+) -> None:
+    marks = iter([0.25, 0.75, 0.5, last])  # of equals, the later
     kept: list[dict[str, Any]] = []
 
     def marked(student: StudentModel, questions: Any, objective: Any, new_tokens: Any) -> Any:
@@ -121,9 +124,9 @@ def test_best_weights_on_validation_are_kept_and_patience_ends_it(monkeypatch: p
     monkeypatch.setattr(training_module, "evaluate", marked)
     settings = Training(max_steps=20, batch_size=2, eval_every=2, patience=2, learning_rate=1e-2)
     done = train(toy_student("tiny-causal"), toy_examples(), settings, validation=toy_questions())
-    assert (done.steps, done.kept_step, done.validation) == (8, 4, 0.75)
-    assert same(weights(done.student), kept[1])
-    assert not same(weights(done.student), kept[3])
+    assert (done.steps, done.kept_step, done.validation) == (8, 2 * (at + 1), 0.75)
+    assert same(weights(done.student), kept[at])
+    assert not same(weights(done.student), kept[2])
 
 
 def test_selection_by_loss(tmp_path: Path) -> None:

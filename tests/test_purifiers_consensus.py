@@ -15,6 +15,7 @@ from purifiers.run import fit as fit_on_train
 from purifiers.run import purify, shown
 from purifiers.store import load, save
 from purifiers.support import SIGNS, false_equations, support
+from purifiers.words import features, manner, own_support, read
 from schemas.corpus import Corpus
 
 
@@ -89,6 +90,9 @@ def test_false_equations(text: str, wrong: int):
     assert false_equations(text) == wrong
 
 
+CHOICES = [{"label": "A", "text": "red apples"}, {"label": "B", "text": "pear"}]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.of(make_workspace(tmp_path_factory.mktemp("consensus") / "ws", n=200, methods=False))
@@ -155,6 +159,42 @@ def test_the_forest_is_scikit_learns():
     theirs = ExtraTreesClassifier(200, min_samples_leaf=5, max_features=0.4, random_state=0).fit(x.astype("f4"), y)
     np.testing.assert_allclose(predict(grow(x, y), x), theirs.predict_proba(x.astype("f4"))[:, 1], atol=1e-6)
     assert predict(grow(x, y | True), x).tolist() == [1.0] * 300
+
+
+def test_block_by_block_it_chooses_the_same(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    fitted = fit_on_train(Consensus(), corpus)
+    whole = fitted.purify(corpus)
+    monkeypatch.setattr("purifiers.base.BLOCK", 7)
+    parts = fitted.purify(corpus)
+    np.testing.assert_array_equal(parts.teacher, whole.teacher)
+    np.testing.assert_allclose(fitted.score(corpus), whole.probabilities, atol=1e-6)
+
+
+def test_what_words_say_by_hand(tmp_path: Path):
+    import random
+
+    (q,) = [question_row(0, "train", random.Random(3), choices=CHOICES, answer="A")]
+    said = {
+        "alpha": ("A", "It is red apples, (A)."),
+        "beta": ("B", "Surely (A), wait: 1 + 1 = 3 here."),
+        "gamma": ("A", ""),
+    }
+    rows = {t: [response_row(q, t, True, predicted_answer=a, rationale=text)] for t, (a, text) in said.items()}
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", [q], rows))
+    readings, label = read(corpus), SIGNS.index("label")
+    question, code = answers_given(corpus)
+    voted = corpus.answer[question] == code[:, None]
+    a, b = features(readings, question, voted)
+    n = len(SIGNS)
+    # alpha alone has words for A; all labels that are named are (A): beta, who says B, names it too.
+    assert (a[label], a[n + label], a[2 * n + label]) == (1, 1, 1)
+    assert (b[label], b[n + label], b[2 * n + label]) == (0, -1, 0)
+    assert (a[3 * n], b[3 * n]) == (0, 1)  # a false equation
+    assert a[-4:].tolist() == pytest.approx([np.log(11 / 5) / 2, 1, 0, 0])  # "red apples" against "pear"
+    support = own_support(readings)[0]
+    assert support[0] > 0 > support[1] and support[2] == 0
+    first = manner(readings, question, voted)[1]  # B is beta's alone: "wait", and three digits in 33 characters
+    assert first[:3].tolist() == pytest.approx([np.log(34), 1, 3 / 33])
 
 
 def test_order_of_teachers_does_not_matter(corpus: Corpus):

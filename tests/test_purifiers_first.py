@@ -358,9 +358,11 @@ def test_the_real_encoder_knows_what_is_alike(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path))
     encoder.load_encoder.cache_clear()
-    vectors = encoder.embed(
-        ["How many legs has a spider?", "What is the number of a spider's legs?", "Who wrote Faust?"]
-    )
+    texts = ["How many legs has a spider?", "What is the number of a spider's legs?", "Who wrote Faust?"]
+    vectors = encoder.embed(texts)
+    exact = encoder.load_encoder(encoder.DEFAULT_ENCODER).encode(texts, normalize_embeddings=True)
+    assert exact.dtype == np.float32  # whoever trains the model has it in full, whatever it is encoded in
+    assert ((vectors * exact).sum(axis=1) > 0.999).all()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.7 and vectors[0] @ vectors[2] < 0.4

@@ -121,7 +121,10 @@ class Batches:
         name = ""
         async for part in await request.multipart():
             if isinstance(part, BodyPartReader) and part.name:
-                fields[part.name] = bytes(await part.read())
+                content = bytearray()
+                while block := await part.read_chunk(1 << 18):  # `read` takes no more than a megabyte
+                    content += block
+                fields[part.name] = bytes(content)
                 name = part.filename or name
         if "file" not in fields:
             return _refusal(400, "'file' is a required property")

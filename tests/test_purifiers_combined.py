@@ -1,0 +1,116 @@
+"""`gate` and `filtered`: who chooses where, what is left out, and that both are saved with what is inside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from helpers_arrays import TextsOf, corpus_of
+from helpers_cli import Cli
+from helpers_corpus import make_workspace
+
+from purifiers.base import Signal
+from purifiers.equipment import Equipment
+from purifiers.filtered import WHY, Filtered, repeated
+from purifiers.gate import Gate
+from purifiers.run import fit
+from purifiers.store import load, save
+from schemas.errors import InputError
+
+
+def test_the_gate_sends_agreed_questions_to_the_first_method(tmp_path: Path):
+    corpus = corpus_of(["AAB"] * 6 + ["ABC"] * 6 + ["BBA"] * 2, "A" * 12 + "B" * 2)
+    gate = Gate(first="majority", otherwise={"method": "best-teacher"})
+    fitted = fit(gate, corpus)
+    kept = fitted.purify(corpus_of(["BCC", "ABC", "C-A"], split="test"))
+    assert kept.teacher[0] in (1, 2), "b and c agree"
+    assert kept.teacher.tolist()[1:] == [0, 0], "nobody agrees: the best teacher"
+    save(fitted, tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).score(corpus), fitted.score(corpus))
+    assert fit(Gate(agree=3, first="majority", otherwise="best-teacher"), corpus).purify(corpus).teacher[13] == 0
+
+
+def test_what_is_inside_says_what_is_looked_at_and_is_equipped():
+    gate = Gate(first="gold-first", otherwise="comprehension")
+    assert gate.looks_at >= {Signal.GOLD, Signal.STUDENT, Signal.ANSWERS}
+    assert Gate(first="majority", otherwise="random").looks_at == {Signal.ANSWERS}
+    equipment = Equipment()
+    assert all(part.equipment is equipment for part in gate.equipped(equipment)._parts.values())
+
+
+class Said(TextsOf):
+    """Rationales by teacher."""
+
+    said: ClassVar = {
+        "a": "we add two and two and so we get four in the end of it all " * 6,
+        "b": "Wir addieren die beiden Zahlen und erhalten dann genau die gesuchte Summe der Bücher.",
+        "c": "We add both of the numbers, which gives the sum that the question is asking for.",
+    }
+
+    def rationales(self, ids, teachers, samples):
+        return [self.said[t] for t in teachers]
+
+
+def test_what_repeats_itself_or_is_in_another_language_is_left_out():
+    assert repeated(Said.said["a"]) > 0.8 > repeated(Said.said["c"]) == 0 == repeated("too short")
+    corpus = corpus_of(["AAA", "AA-", "A--", "---"], "AAAA")
+    corpus = replace(corpus, texts=Said(corpus.texts.texts))
+    kept = fit(Filtered(chooser="majority", language="en"), corpus).purify(corpus)
+    assert kept.teacher.tolist() == [2, -1, -1, -1]
+    assert [kept.rejected[r] for r in (1, 2)] == [WHY, WHY] and kept.rejected[3] != WHY
+    kept = fit(Filtered(chooser="best-teacher", repeating=1), corpus).purify(corpus)
+    assert kept.teacher.tolist() == [0, 0, 0, -1]
+
+
+def test_a_rationale_that_argues_for_another_option_is_left_out(tmp_path: Path):
+    workspace = make_workspace(tmp_path / "ws", 10, methods=False)
+    from schemas.corpus import Corpus
+
+    corpus = Corpus.of(workspace)
+    options = dict(zip(corpus.question_ids.to_pylist(), corpus.choice_texts(), strict=True))
+
+    class Contrary:
+        """Alpha's rationales end in the option after its own."""
+
+        def __getattr__(self, name):
+            return getattr(corpus.texts, name)
+
+        def rationales(self, ids, teachers, samples):
+            words = corpus.vocabulary.to_pylist()
+            found = []
+            for i, t in zip(ids, teachers, strict=True):
+                row = corpus.question_ids.to_pylist().index(i)
+                own = words[corpus.answer[row, corpus.teachers.index(t)]]
+                label = "ABCDA"["ABCD".index(own) + 1] if t == "alpha" else own
+                found.append(f"We add up and get {options[i][label]}, which is ({label}).")
+            return found
+
+    twisted = replace(corpus, texts=Contrary())
+    left = Filtered(chooser="majority")._left(twisted)
+    assert not left.usable[:, 0].any() and left.usable[:, 1:].all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"first": "concensus"}, r"no method 'concensus' \(did you mean 'consensus'"),
+        ({"otherwise": {"method": "plackett-luce", "gama": 3}}, "plackett-luce: gama"),
+        ({"otherwise": "oracle"}, "oracle cannot be combined"),
+        ({"otherwise": "keep-all"}, "keep-all cannot be combined"),
+    ],
+)
+def test_an_inner_method_that_does_not_fit_is_told(settings: dict, said: str):
+    from raffinate.recipe import make_purifier
+
+    with pytest.raises(InputError, match=said):
+        make_purifier("gate", settings)
+
+
+def test_the_command_combines(cli: Cli, tmp_path: Path):
+    path = make_workspace(tmp_path / "ws", 12, methods=False).path
+    ran = cli("purify", path, "--method", "gate", "--set", "first=majority", "--set", "otherwise=random", "--json")
+    assert ran.code == 0 and ran.json["kept"] == 12
+    assert cli("methods", "--json").code == 0

@@ -55,6 +55,7 @@ _EXPORTS = {
     "cards.report": ("write_report",),
     "cards.spec": ("CardSpec",),
     "cards.verify": ("verify",),
+    "raffinate.compare_command": ("compare_students",),
     "raffinate.recipe": ("Recipe", "load_recipe"),
     "raffinate.run": ("run",),
 }

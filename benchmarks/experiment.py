@@ -1,9 +1,9 @@
 """Does purification help a student? The paper's claim in a world that fits a laptop: ``make experiment``.
 
-Four simulated teachers, each an expert in one of the sandbox's four families of substances and middling in the others,
-explain questions over HTTP; nested sets of one to four of them teach a student of 137,000 weights from scratch. Two
-workspaces with the same answers: gold known on every train question, and on a quarter of them. Steps and learning rate
-were chosen on validation questions with the rationales of a teacher that is always right (``--tune``), never on test.
+Four simulated teachers, each an expert in one of the sandbox's four families of substances and wrong by habit about
+half the time in the others, explain questions over HTTP; nested sets of one to four teach a student of 137,000 weights from
+scratch. Two workspaces with the same answers: gold known on every train question, and on a quarter of them. Steps and
+learning rate were chosen on validation, with the rationales of a teacher that is always right (``--tune``).
 """
 
 from __future__ import annotations
@@ -32,9 +32,16 @@ from schemas.workspace import Workspace
 EXPERT, ELSEWHERE, HABIT = 0.95, 0.45, 1.0
 """Share of right answers in a teacher's own family, and in the three others; share of mistakes made by habit."""
 TRAIN, VALIDATION, TEST = 800, 150, 300
-LABELLED = 0.25
+FEW = 0.25
 NAMES = ("ada", "bo", "cy", "dee")
 METHODS = ("fine-tuning", "teacher:*", "keep-all", "random", "majority", "gold-first", "plackett-luce", "consensus")
+SOME = ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first")
+PARTS = {
+    "all-labels": (1.0, "rationale-then-answer", METHODS),
+    "few-labels": (FEW, "rationale-then-answer", ("fine-tuning", "keep-all", "gold-first", "consensus")),
+    "multitask": (1.0, "multitask", SOME),
+}
+"""Part -> share of train questions with gold, objective, methods."""
 STUDENT = {
     "max_steps": 320,
     "batch_size": 32,
@@ -80,40 +87,37 @@ def _unlabelled(table: pa.Table, share: float) -> pa.Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("experiment"))
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="one seed, two and four teachers, three methods")
+    parser.add_argument("--quick", action="store_true", help="the first part with one seed and fewer methods and sets")
     parser.add_argument("--tune", action="store_true", help="accuracy on validation by steps, with right rationales")
-    parser.add_argument("--objectives", default="rationale-then-answer")
-    parser.add_argument("--few-labels", action="store_true", help="gold on a quarter of the train questions")
     asked = parser.parse_args(arguments)
     if asked.tune:
         _tune(asked.folder)
         return
-    started = time.perf_counter()
-    name = "few-labels" if asked.few_labels else "all-labels"
-    workspace = world(asked.folder / name, LABELLED if asked.few_labels else 1.0)
-    methods = METHODS
-    if asked.quick:
-        methods = ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first")
-    with show.BuildProgress() as progress:
-        found = compare_students(
-            workspace.path,
-            methods,
-            sets="ada,ada+bo,ada+bo+cy+dee" if asked.quick else "nested",
-            teachers=NAMES,
-            seeds=range(1 if asked.quick else asked.seeds),
-            students=("tiny-causal",),
-            objectives=asked.objectives.split(","),
-            settings=STUDENT,
-            jobs=asked.jobs,
-            pictures=asked.folder / f"{name}-pictures",
-            on_cell=progress.students,
-        )
-    (asked.folder / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    (asked.folder / f"{name}.md").write_text(markdown(found), encoding="utf-8")
-    shown(found)
-    print(f"{time.perf_counter() - started:,.0f} s; {asked.folder / name}.json, .md and pictures")
+    for name in ["all-labels"] if asked.quick else asked.parts.split(","):
+        started = time.perf_counter()
+        labelled, objective, methods = PARTS[name]
+        workspace = world(asked.folder / ("few" if labelled < 1 else "all"), labelled)
+        with show.BuildProgress() as progress:
+            found = compare_students(
+                workspace.path,
+                SOME if asked.quick else methods,
+                sets="ada,ada+bo,ada+bo+cy+dee" if asked.quick else "nested",
+                teachers=NAMES,
+                seeds=range(1 if asked.quick else asked.seeds),
+                students=("tiny-causal",),
+                objectives=(objective,),
+                settings=STUDENT,
+                jobs=asked.jobs,
+                pictures=asked.folder / "pictures" / name,
+                on_cell=progress.students,
+            )
+        (asked.folder / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        (asked.folder / f"{name}.md").write_text(markdown(found), encoding="utf-8")
+        shown(found)
+        print(f"{name}: {time.perf_counter() - started:,.0f} s; in {asked.folder}: {name}.json, {name}.md, pictures/")
 
 
 def _tune(folder: Path) -> None:

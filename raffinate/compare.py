@@ -351,12 +351,9 @@ class _Store:
     def __init__(self, workspace: Workspace, data: str, grid: Grid) -> None:
         self.workspace, self.data, self.grid = workspace, data, grid
         self.folder = workspace.private / "compare"
-        shared = [
-            data,
-            sorted(grid.settings.items()),
-            [replaced(t, 0).model_dump(exclude={"objective"}) for t in grid.trainings[:1]],
-        ]
-        self.comparison = _digest(shared)[:8]
+        shared = [s.model_dump(exclude={"model"}) for s in grid.students[:1]]
+        shared += [replaced(t, 0).model_dump(exclude={"objective"}) for t in grid.trainings[:1]]
+        self.comparison = _digest([data, sorted(grid.settings.items()), shared])[:8]
 
     def path(self, cell: Cell) -> Path:
         """Where a cell is or will be."""

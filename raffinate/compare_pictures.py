@@ -34,7 +34,7 @@ def write_pictures(found: dict[str, Any], folder: Path) -> list[Path]:
             )
             for kind, draw in (("curve", curve_picture), ("cmv", cmv_picture)):
                 file = folder / f"{kind}-{name}.svg"
-                file.write_text(draw(section, len(found["seeds"])), encoding="utf-8")
+                file.write_text(draw(section, section["seeds"][1]), encoding="utf-8")
                 made.append(file)
     return made
 

@@ -69,6 +69,7 @@ def _section(results: Results, model: str, objective: str, cells: Sequence[dict[
         "dataset": own,
         "elsewhere": datasets[1:],
         "n": len(cells[0]["right"][own]),
+        "seeds": [min(len(line.cells) for line in lines), max(len(line.cells) for line in lines)],
         "methods": [_told(line, lines, own, datasets) for line in lines],
         "curves": {
             method: {str(m): estimate([c.accuracy for c in there]).to_dict() for m, there in points.items()}
@@ -119,7 +120,7 @@ def _told(line: Line, lines: Sequence[Line], own: str, datasets: Sequence[str]) 
         "rejected": line.mean("rejected"),
         "teacher_calls": line.mean("calls"),
         "rationales": line.mean("rationales"),
-        "rationale_tokens": line.mean("rationale_tokens"),
+        "rationale_tokens": line.mean("rationale_tokens") if line.mean("rationales") else 0.0,
         "choose_seconds": line.mean("choose_seconds"),
         "train_seconds": line.mean("seconds"),
         "device": line.cells[0]["students"][0]["device"],
@@ -142,13 +143,13 @@ def shown(found: dict[str, Any]) -> None:
     from raffinate import show
 
     for section in found["sections"]:
-        _table(section, found)
+        _table(section)
         _curve_table(section)
     for label, why in found["failed"].items():
         show.note(f"not trained: {label}: {why}")
 
 
-def _table(section: dict[str, Any], found: dict[str, Any]) -> None:
+def _table(section: dict[str, Any]) -> None:
     from raffinate import show
 
     most = max(len(m["teachers"]) for m in section["methods"])
@@ -173,11 +174,16 @@ def _table(section: dict[str, Any], found: dict[str, Any]) -> None:
     names += ("right kept", "teacher calls", "rationale tokens", "train s")
     show.table(
         f"{section['base_model']}, {section['objective']}: {section['parameters']:,} weights, {section['steps']:,} "
-        f"steps, {section['n']:,} test questions, {len(found['seeds'])} seeds; * = 95 % interval over seeds and over "
+        f"steps, {section['n']:,} test questions, {_seeds(section)} seeds; * = 95 % interval over seeds and over "
         "questions both leave out 0",
         names,
         rows,
     )
+
+
+def _seeds(section: dict[str, Any]) -> str:
+    least, most = section["seeds"]
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _curve_table(section: dict[str, Any]) -> None:

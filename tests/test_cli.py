@@ -300,7 +300,8 @@ Asker CALLS CardSpec Corpus Equipment Evaluation Examples Fault InputError Missi
 Prompt Published Purified Purifier QUESTIONS QuestionSource Questions REJECTED RESPONSES RaffinateError Recipe
 STUDENTS SandboxServer SandboxTeacher Selection Signal Student StudentModel StudentSpec Synthesis Teacher TeacherError
 Training Workspace WorkspaceError __version__ build compare_students connect distil estimate evaluate
-evaluate_student load load_questions load_recipe load_student make_student method publish pull purify push query read_answer read_corpus
+evaluate_student load
+load_questions load_recipe load_student make_student method publish pull purify push query read_answer read_corpus
 read_examples read_questions retry run sandbox_questions save status student_for student_of train_student verify
 write_card write_report
 """

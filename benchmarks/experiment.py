@@ -1,9 +1,9 @@
 """Does purification help a student? The paper's claim in a world that fits a laptop: ``make experiment``.
 
 Four simulated teachers, each an expert in one of the sandbox's four families of substances and wrong by habit about
-half the time in the others, explain questions over HTTP; nested sets of one to four teach a student of 137,000 weights from
-scratch. Two workspaces with the same answers: gold known on every train question, and on a quarter of them. Steps and
-learning rate were chosen on validation, with the rationales of a teacher that is always right (``--tune``).
+half the time in the others, explain questions over HTTP; nested sets of one to four of them teach a student of 137,000
+weights from scratch. Two workspaces with the same answers: gold known on every train question, and on a quarter of
+them. Steps and rate were chosen on validation, with the rationales of a teacher that is always right (``--tune``).
 """
 
 from __future__ import annotations

@@ -136,6 +136,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """Alpha knows books, beta knows cars, gamma knows little."""
     monkeypatch.setattr("purifiers.similarity.embed", vectors_of)
     monkeypatch.setattr("purifiers.classifier.embed", vectors_of)
+    monkeypatch.setattr("purifiers.fine_tune.embed", vectors_of)
     rng = random.Random(0)
     questions, answers = [], {t: [] for t in ("alpha", "beta", "gamma")}
     for i in range(160):

@@ -184,8 +184,8 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    forked = multiprocessing.get_context("fork")  # a spawned one would import torch again
-    both = [forked.Process(target=_train_as, args=(rank, port, tmp_path)) for rank in range(2)]
+    fresh = multiprocessing.get_context("spawn")  # a fork has the threads of torch in whatever state they were
+    both = [fresh.Process(target=_train_as, args=(rank, port, tmp_path)) for rank in range(2)]
     for process in both:
         process.start()
     for process in both:

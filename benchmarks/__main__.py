@@ -13,6 +13,8 @@ BENCHMARKS = {
     "ray_http": "Ray Data's HTTP processor and --engine ray under the same faults",
     "majority": "a million questions x 4: majority against plain DuckDB, and the views",
     "purifiers": "the purifiers on real teachers' answers, five splits each (RAFFINATE_DATA)",
+    "student": "methods with a student, combined methods, fine-tuned encoders (RAFFINATE_DATA; an hour)",
+    "routed": "a million questions routed by fitted methods, vectors given",
     "distill": "training throughput against the plain Hugging Face trainers; what n teachers cost",
     "judging": "purifiers that ask, with the sandbox's teachers as judges",
     "answer_reader": "share read and agreement on real teachers' texts (RAFFINATE_DATA)",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from builders.journal import Journal
     from builders.requests import Plan
 
-Wire = tuple[str, bytes]
+Packed = tuple[str, bytes]
 """A request on its way to a worker: its hash and its body."""
 
 
@@ -56,7 +56,7 @@ class _Block:
     """Requests as the engine's asker wants its plan."""
 
     teacher: Teacher
-    wires: Sequence[Wire]
+    wires: Sequence[Packed]
 
     @property
     def rows(self) -> int:
@@ -108,7 +108,7 @@ class Worker:
         self._connector: aiohttp.TCPConnector | None = None
         self._ticker: asyncio.Task[None] | None = None
 
-    async def ask(self, teacher_id: str, wires: Sequence[Wire], allowance: int | None) -> Done:
+    async def ask(self, teacher_id: str, wires: Sequence[Packed], allowance: int | None) -> Done:
         """Ask a block of requests, with at most ``allowance`` sendings."""
         try:
             line = await self._line(teacher_id)

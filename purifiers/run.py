@@ -9,6 +9,8 @@ gold       is hidden when choosing, except on train questions for a method that 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
 FOLDS = 5
+Step = Callable[[str], AbstractContextManager[object]]
+"""Called with the name of a step; the step runs inside what it returns."""
 
 
 def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int = 0) -> tuple[Purifier, Purified]:
@@ -125,26 +129,60 @@ def publish(workspace: Workspace, purifier: Purifier, *, folds: int = FOLDS, see
         InputError: the method serves evaluation alone, or cannot be fitted here.
         WorkspaceError: the workspace is held by another run, has no responses, or the disk is full.
     """
+    ((_, corpus, kept),) = publish_each(workspace, [purifier], folds=folds, seed=seed)
+    return corpus, kept
+
+
+def publish_each(
+    workspace: Workspace,
+    purifiers: Sequence[Purifier],
+    step: Step = lambda _: nullcontext(),
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Iterator[tuple[Purifier, Corpus, Purified]]:
+    """`publish` by several methods, one after the other, with the responses read once and one lock for all.
+
+    Args:
+        workspace: what to purify.
+        purifiers: each is published, then yielded with the corpus and what it kept.
+        step: told what is under way.
+        folds: see `purify`.
+        seed: likewise.
+
+    Raises:
+        InputError: as `publish`, and what earlier methods published stands; or one serves evaluation alone, and
+            nothing is done.
+        WorkspaceError: as `publish`.
+    """
+    for purifier in purifiers:
+        if not purifier.publishable:
+            raise InputError(
+                f"{purifier.name} looks at the gold answers of test questions: it is for  raffinate evaluate  alone"
+            )
+    with workspace.lock():
+        corpus = Corpus.of(workspace)
+        for purifier in purifiers:
+            with step(f"purifying by {purifier.name}"):
+                kept = _publish(workspace, corpus, purifier, folds, seed)
+            yield purifier, corpus, kept
+
+
+def _publish(workspace: Workspace, corpus: Corpus, purifier: Purifier, folds: int, seed: int) -> Purified:
     from purifiers.store import save
     from purifiers.write import write_purified
 
-    if not purifier.publishable:
-        raise InputError(
-            f"{purifier.name} looks at the gold answers of test questions: it is for  raffinate evaluate  alone"
-        )
-    with workspace.lock():
-        corpus = Corpus.of(workspace)
-        asker = purifier.equipment.asker
-        fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
-        calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
-        seen = fingerprint(fitted, corpus, folds, seed, calls)
-        router = workspace.router_dir(purifier.name)
-        with told_disk_errors(workspace.path), swapped_folder(router, workspace.aside) as fresh:
-            save(fitted, fresh)
-            write_purified(workspace, corpus, purifier, kept, seen)
-            workspace.write_calls(purifier.name, _with_split(calls, corpus))
-        refresh(workspace)
-    return corpus, kept
+    asker = purifier.equipment.asker
+    fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
+    calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
+    seen = fingerprint(fitted, corpus, folds, seed, calls)
+    router = workspace.router_dir(purifier.name)
+    with told_disk_errors(workspace.path), swapped_folder(router, workspace.aside) as fresh:
+        save(fitted, fresh)
+        write_purified(workspace, corpus, purifier, kept, seen)
+        workspace.write_calls(purifier.name, _with_split(calls, corpus))
+    refresh(workspace)
+    return kept
 
 
 def _with_split(calls: pa.Table, corpus: Corpus) -> pa.Table:

@@ -145,6 +145,13 @@ def asker_of(  # noqa: PLR0913  the last by name only
     return Asker(workspace, (*recipe.teachers, *recipe.judges), settings, on_progress, lambda: serving(recipe))
 
 
+def who_judges(names: Sequence[str]) -> Sequence[str]:
+    """Of several methods, those that ``--judge`` is for: who asks one judge, else who asks some, else all."""
+    fields = {name: method(name).model_fields for name in names}
+    kinds = ([name for name in names if key in fields[name]] for key in ("judge", "judges"))
+    return next((found for found in kinds if found), names)
+
+
 def with_judges(name: str, settings: dict[str, Any], judges: Sequence[str]) -> dict[str, Any]:
     """The settings of a method, with those who are to judge under the name it has for them.
 

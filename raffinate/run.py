@@ -6,7 +6,7 @@ questions -> build (ask the teachers) -> purify, method by method -> evaluate ->
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from builders.sources import load_questions, question_notes
 from builders.teacher import Batch, Teacher
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
-from purifiers.run import publish
+from purifiers.run import Step, publish_each
 from raffinate.equip import asker_of, equip, student_for
 from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from purifiers.base import Purifier
     from raffinate.compare import OnCell
     from schemas.errors import RaffinateError
-
-Step = Callable[[str], AbstractContextManager[object]]
-"""Called with the name of a step; the step runs inside what it returns."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +210,10 @@ def run(
     if summary.exit_code:
         return RunReport(project.workspace, summary, [], on, None)
     methods = _methods(project, summary, on_progress)
-    for purifier in methods:
-        with step(f"purifying by {purifier.name}"):
-            publish(project.workspace, purifier)
+    published = list(publish_each(project.workspace, methods, step))
+    corpus = published[0][1] if published else None
     with step("evaluating"):
-        evaluations, why_not = _evaluate(project, methods)
+        evaluations, why_not = _evaluate(project, corpus, methods)
     students = _students(project, step, on_cell)
     with step("writing the card"):
         card = write_card(project.workspace, project.recipe.card)
@@ -273,14 +269,16 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
     return found
 
 
-def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:
+def _evaluate(
+    project: Project, corpus: Corpus | None, methods: list[Purifier]
+) -> tuple[list[Evaluation], RaffinateError | None]:
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
     methods = [m for m in methods if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
-        corpus = Corpus.of(project.workspace)
+        corpus = corpus or Corpus.of(project.workspace)
         return evaluate(corpus, [*methods, *(method(n)() for n in bounds)], on=project.recipe.evaluate_on), None
     except InputError as error:
         return [], error

@@ -48,19 +48,24 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     Raises:
         InputError: the method learns from gold and there is no labelled train question.
     """
-    train = corpus.rows("train")
+    asker, train = purifier.equipment.asker, corpus.rows("train")
     others = np.flatnonzero(~np.isin(np.arange(len(corpus)), train))
     if not purifier.learns:
         return purifier, purifier.purify(shown(corpus, purifier))
     fitted = fit(purifier, corpus)
-    parts = [(others, fitted)]
+    parts = [(others, fitted)] if len(others) else []
     fold = fold_of(corpus.take(train), folds, seed)
     for k in range(folds):
         judged = train[fold == k]
         if len(judged):
             parts.append((judged, fit(purifier, corpus.take(train[fold != k]))))
-    seen = shown(corpus, purifier)
-    return fitted, merge(len(corpus), [(rows, judge.purify(seen.take(rows))) for rows, judge in parts if len(rows)])
+    seen, kept, start = shown(corpus, purifier), [], 0
+    for rows, judge in parts:
+        end = start + len(rows)
+        with asker.part(start / len(corpus), end / len(corpus)) if asker else nullcontext():
+            kept.append((rows, judge.purify(seen.take(rows))))
+        start = end
+    return fitted, merge(len(corpus), kept)
 
 
 def fit(purifier: Purifier, corpus: Corpus) -> Purifier:

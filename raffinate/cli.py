@@ -61,6 +61,9 @@ Judging = Annotated[
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+OnlyEstimate = Annotated[
+    bool, typer.Option("--estimate", help="Ask nobody: say what the methods would ask, and what it would cost.")
+]
 WithStudent = Annotated[
     str | None,
     typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
@@ -178,18 +181,21 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
+    Once it is built, also those of the recipe's methods that ask teachers or judges.
+
     Example:  raffinate estimate recipe.yaml
     """
-    from dataclasses import asdict
-
     from builders.build import estimate as count
     from raffinate import show
-    from raffinate.run import open_project
+    from raffinate.run import estimate_methods, open_project
 
     project = open_project(recipe, create=True)
     cache = project.recipe.build.cache_in(project.base)
-    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
-    show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
+    build = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
+    methods, later = estimate_methods(project, built=not any(e.requests for e in build))
+    _show_estimates({show.BUILD: build, **methods}, json)
+    if later:
+        show.note(f"{', '.join(later)} will ask too: how much can be said once the build is done")
 
 
 @command()
@@ -442,6 +448,7 @@ def purify(
     recipe: Judging = None,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    estimate: OnlyEstimate = False,
     json: AsJson = False,
 ) -> None:
     """Choose one rationale per question by each method; write it to Parquet and DuckDB.
@@ -450,13 +457,17 @@ def purify(
 
     Example:  raffinate purify my-dataset --method majority,consensus --set consensus.threshold=0.6
 
+    Example:  raffinate purify my-dataset --method aggregate --judge gpt --estimate
+
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
 
     Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
     from purifiers.run import publish_each
+    from purifiers.run import purify as choose
     from raffinate import show
-    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.equip import asker_for, equip, estimates_of, student_for
+    from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     opened, found = Workspace.open(workspace), []
@@ -465,6 +476,9 @@ def purify(
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
         ready = [equip(m, asker, student=learner) for m in chosen]
+        if estimate:
+            corpus = Corpus.of(opened)
+            return _show_estimates(estimates_of(ready, lambda m: choose(m, corpus, folds=folds, seed=seed)), json)
         try:
             for purifier, corpus, kept in publish_each(opened, ready, progress.step, folds=folds, seed=seed):
                 found.append(show.purified_dict(opened, purifier, corpus, kept))
@@ -500,14 +514,16 @@ def evaluate(
     recipe: Judging = None,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    estimate: OnlyEstimate = False,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
     Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
     """
+    from purifiers.evaluate import choose_on, judged_rows
     from raffinate import show
-    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.equip import asker_for, equip, estimates_of, student_for
     from raffinate.evaluation import Look, show_closer
     from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
@@ -523,6 +539,9 @@ def evaluate(
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
         equipped = [equip(m, asker, student=learner) for m in chosen]
+        if estimate:
+            rows = judged_rows(corpus, equipped, on)
+            return _show_estimates(estimates_of(equipped, lambda m: choose_on(m, corpus, rows, on, seed)), json)
         found = measure(opened, corpus, equipped, look, progress.step)
     if json:
         return show.as_json(found)
@@ -677,6 +696,12 @@ def compare(
         )
     show.as_json(found) if json else shown(found)
     raise typer.Exit(int(bool(found["failed"])))
+
+
+def _show_estimates(found: Any, json: bool) -> None:
+    from raffinate import show
+
+    show.as_json(show.estimates_dict(found)) if json else show.estimates(found)
 
 
 def _listed(given: list[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from schemas.corpus import Corpus
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
+    from builders.build import TeacherEstimate
     from builders.progress import OnProgress
     from purifiers.base import Purifier
     from purifiers.equipment import Student
@@ -166,3 +167,28 @@ def with_judges(name: str, settings: dict[str, Any], judges: Sequence[str]) -> d
     if len(judges) > 1:
         raise InputError(f"{name} asks one judge: give --judge once")
     return {**settings, "judge": judges[0]}
+
+
+def estimates_of(
+    purifiers: Sequence[Purifier], choose: Callable[[Purifier], object]
+) -> dict[str, list[TeacherEstimate]]:
+    """What each method that asks would ask, per teacher or judge; nobody is asked.
+
+    Args:
+        purifiers: equipped; those that ask nobody are left out.
+        choose: lets a method choose, as it is meant to.
+
+    Raises:
+        InputError: all of them ask nobody.
+    """
+    from builders.estimator import Estimator
+
+    found = {}
+    for purifier in purifiers:
+        if purifier.equipment.asker is not None:
+            estimator = Estimator(purifier.equipment.asker)
+            choose(purifier.equipped(replace(purifier.equipment, asker=estimator)))
+            found[purifier.name] = estimator.estimates()
+    if not found:
+        raise InputError(f"{', '.join(p.name for p in purifiers)}: nobody is asked, so there is nothing to estimate")
+    return found

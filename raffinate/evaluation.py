@@ -54,7 +54,7 @@ def evaluate(
     )
     choices = []
     for method in methods:
-        with step(f"judging {method.name}") if look.anything else nullcontext():
+        with step(f"judging {method.name}") if look.anything or method.equipment.asker else nullcontext():
             choices.append(choose_on(method, corpus, rows, on, seed))
     found = [e.to_dict() for e in judge(corpus, rows, choices, seed=seed, prices=prices)]
     part = corpus.take(rows)

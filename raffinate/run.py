@@ -6,7 +6,7 @@ questions -> build (ask the teachers) -> purify, method by method -> evaluate ->
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +20,20 @@ from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
 from builders.teacher import Batch, Teacher
+from purifiers.base import Signal
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
-from purifiers.run import Step, publish_each
-from raffinate.equip import asker_of, equip, student_for
-from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
+from purifiers.run import Step, publish_each, purify
+from raffinate.equip import asker_of, equip, estimates_of, student_for
+from raffinate.recipe import NAME, MethodSection, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from builders.asker import Asker
+    from builders.build import TeacherEstimate
     from purifiers.base import Purifier
     from raffinate.compare import OnCell
     from schemas.errors import RaffinateError
@@ -246,6 +249,16 @@ def _students(project: Project, step: Step, on_cell: OnCell | None) -> dict[str,
         )
 
 
+def estimate_methods(project: Project, *, built: bool) -> tuple[dict[str, list[TeacherEstimate]], list[str]]:
+    """What the recipe's methods that ask would ask; or, before the build is done, their names."""
+    asking = [m for m in project.recipe.purify if Signal.LLM in m.purifier().looks_at]
+    if not asking or not built or not project.workspace.teachers():
+        return {}, [m.method for m in asking]
+    corpus = Corpus.of(project.workspace)
+    methods = _equipped(project, asker_of(project.recipe, project.workspace, project.base), asking)
+    return estimates_of(methods, lambda method: purify(method, corpus)), []
+
+
 def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
@@ -261,8 +274,13 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
         max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
+    return _equipped(project, asker, project.recipe.purify)
+
+
+def _equipped(project: Project, asker: Asker, sections: Iterable[MethodSection]) -> list[Purifier]:
+    """These of the recipe's methods, ready to choose."""
     found = []
-    for section in project.recipe.purify:
+    for section in sections:
         purifier = section.purifier()
         student = student_for([purifier], project.workspace, section.student, project.base)
         found.append(equip(purifier, asker, project.base, student))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ import xxhash
 from purifiers.base import Purified, Purifier, Signal
 from schemas.corpus import Corpus
 from schemas.database import refresh
-from schemas.errors import InputError
+from schemas.errors import InputError, Interrupted
 from schemas.parquet import swapped_folder
 from schemas.tables import CALLS, SPLITS
 from schemas.workspace import told_disk_errors
@@ -52,13 +53,13 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     others = np.flatnonzero(~np.isin(np.arange(len(corpus)), train))
     if not purifier.learns:
         return purifier, purifier.purify(shown(corpus, purifier))
-    fitted = fit(purifier, corpus)
-    parts = [(others, fitted)] if len(others) else []
     fold = fold_of(corpus.take(train), folds, seed)
-    for k in range(folds):
-        judged = train[fold == k]
-        if len(judged):
-            parts.append((judged, fit(purifier, corpus.take(train[fold != k]))))
+    judged_apart = [train[fold == k] for k in range(folds) if (fold == k).any()]
+    fitted = fit(_told_as(purifier, f"fit 1 of {1 + len(judged_apart)}"), corpus)
+    parts = [(others, fitted)] if len(others) else []
+    for k, judged in enumerate(judged_apart, start=2):
+        one = _told_as(purifier, f"fit {k} of {1 + len(judged_apart)}")
+        parts.append((judged, fit(one, corpus.take(np.setdiff1d(train, judged)))))
     seen, kept, start = shown(corpus, purifier), [], 0
     for rows, judge in parts:
         end = start + len(rows)
@@ -68,11 +69,22 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     return fitted, merge(len(corpus), kept)
 
 
+def _told_as(purifier: Purifier, which: str) -> Purifier:
+    """The purifier, whose fit says which of several it is."""
+    equipment = purifier.equipment
+
+    def on_fit(done: int, total: int, facts: str) -> None:
+        equipment.on_fit(done, total, f"{which}  {facts}")
+
+    return purifier.equipped(replace(equipment, on_fit=on_fit))
+
+
 def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
     """Fit on the labelled train questions of the corpus.
 
     Raises:
         InputError: there is none.
+        Interrupted: Ctrl-C.
     """
     train = corpus.rows("train")
     train = train[(corpus.correct[train] >= 0).any(axis=1)]
@@ -81,7 +93,13 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
             f"{purifier.name} learns from labelled train questions and there are none: label some, or split the "
             "questions (split_by_hash in the recipe), or use a method that needs no gold, such as majority"
         )
-    return purifier.fit(corpus.take(train))
+    try:
+        return purifier.fit(corpus.take(train))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted while {purifier.name} was fitted: a fit starts again from its beginning; what other methods "
+            "have published, and every reply that arrived, is kept"
+        ) from None
 
 
 def fold_of(corpus: Corpus, folds: int, seed: int) -> npt.NDArray[np.int64]:

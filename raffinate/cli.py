@@ -16,7 +16,11 @@ from typing import Annotated, Any, Literal
 import typer
 import typer.core
 
-from schemas.errors import InputError, RaffinateError, nearest
+from schemas.errors import InputError, Interrupted, RaffinateError, nearest
+
+
+class _Stopped(RaffinateError):
+    """Ctrl-C with a sentence of its own, past typer, which would make a bare exit code of it."""
 
 
 class _Command(typer.core.TyperCommand):
@@ -30,6 +34,13 @@ class _Command(typer.core.TyperCommand):
             if single and given.count(option) > 1:
                 ctx.fail(f"{option.opts[0]} is there {given.count(option)} times: it takes one value, give it once")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Keep what an interruption says."""
+        try:
+            return super().invoke(ctx)
+        except Interrupted as error:
+            raise _Stopped(str(error)) from None
 
 
 app = typer.Typer(
@@ -85,7 +96,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except RaffinateError as error:
-        _fail(str(error), 1)
+        _fail(str(error), INTERRUPTED if isinstance(error, _Stopped) else 1)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
@@ -208,7 +219,7 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import run as run_recipe
 
     with show.BuildProgress() as progress:
-        report = run_recipe(recipe, progress, progress.step, progress.students)
+        report = run_recipe(recipe, progress, progress.step, progress.students, progress.fit)
     if json:
         show.as_json(show.report_dict(report))
     else:
@@ -475,7 +486,7 @@ def purify(
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
-        ready = [equip(m, asker, student=learner) for m in chosen]
+        ready = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
         if estimate:
             corpus = Corpus.of(opened)
             return _show_estimates(estimates_of(ready, lambda m: choose(m, corpus, folds=folds, seed=seed)), json)
@@ -538,7 +549,7 @@ def evaluate(
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
-        equipped = [equip(m, asker, student=learner) for m in chosen]
+        equipped = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
         if estimate:
             rows = judged_rows(corpus, equipped, on)
             return _show_estimates(estimates_of(equipped, lambda m: choose_on(m, corpus, rows, on, seed)), json)
@@ -582,7 +593,8 @@ def audit(
     with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
         asker = asker_for([purifier], opened, recipe, progress)
         learner = student_for([purifier], opened, student, seed=seed)
-        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        ready = equip(purifier, asker, student=learner, on_fit=progress.fit)
+        kept = choose(ready, corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from builders.build import TeacherEstimate
     from builders.progress import OnProgress
     from purifiers.base import Purifier
-    from purifiers.equipment import Student
+    from purifiers.equipment import OnFit, Student
     from schemas.workspace import Workspace
 
 
 def equip(
-    purifier: Purifier, asker: Asker | None = None, folder: Path | None = None, student: Student | None = None
+    purifier: Purifier,
+    asker: Asker | None = None,
+    folder: Path | None = None,
+    student: Student | None = None,
+    on_fit: OnFit | None = None,
 ) -> Purifier:
     """A copy of the purifier that may use these, as far as its signals say that it does.
 
@@ -35,8 +39,9 @@ def equip(
         asker: who can be asked, for a method that looks at `Signal.LLM`.
         folder: where relative paths in its settings start; the working directory by default.
         student: for a method that looks at `Signal.STUDENT`.
+        on_fit: told how far a long fit is.
     """
-    equipment = purifier.equipment
+    equipment = replace(purifier.equipment, on_fit=on_fit) if on_fit else purifier.equipment
     if Signal.STUDENT in purifier.looks_at:
         equipment = replace(equipment, student=student)
     if Signal.LLM in purifier.looks_at:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from builders.asker import Asker
     from builders.build import TeacherEstimate
     from purifiers.base import Purifier
+    from purifiers.equipment import OnFit
     from raffinate.compare import OnCell
     from schemas.errors import RaffinateError
 
@@ -196,6 +197,7 @@ def run(
     on_progress: OnProgress | None = None,
     step: Step = lambda _: nullcontext(),
     on_cell: OnCell | None = None,
+    on_fit: OnFit | None = None,
 ) -> RunReport:
     """Run a whole recipe.
 
@@ -212,7 +214,7 @@ def run(
     summary = build_project(project, on_progress)
     if summary.exit_code:
         return RunReport(project.workspace, summary, [], on, None)
-    methods = _methods(project, summary, on_progress)
+    methods = _methods(project, summary, on_progress, on_fit)
     published = list(publish_each(project.workspace, methods, step))
     corpus = published[0][1] if published else None
     with step("evaluating"):
@@ -259,7 +261,9 @@ def estimate_methods(project: Project, *, built: bool) -> tuple[dict[str, list[T
     return estimates_of(methods, lambda method: purify(method, corpus)), []
 
 
-def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
+def _methods(
+    project: Project, built: BuildSummary, on_progress: OnProgress | None, on_fit: OnFit | None
+) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
     cost, sent = (
@@ -274,16 +278,18 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
         max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
-    return _equipped(project, asker, project.recipe.purify)
+    return _equipped(project, asker, project.recipe.purify, on_fit)
 
 
-def _equipped(project: Project, asker: Asker, sections: Iterable[MethodSection]) -> list[Purifier]:
+def _equipped(
+    project: Project, asker: Asker, sections: Iterable[MethodSection], on_fit: OnFit | None = None
+) -> list[Purifier]:
     """These of the recipe's methods, ready to choose."""
     found = []
     for section in sections:
         purifier = section.purifier()
         student = student_for([purifier], project.workspace, section.student, project.base)
-        found.append(equip(purifier, asker, project.base, student))
+        found.append(equip(purifier, asker, project.base, student, on_fit))
     return found
 
 

@@ -6,7 +6,9 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
@@ -14,6 +16,8 @@ from helpers_cli import ROOT, Cli, in_process
 from helpers_corpus import make_workspace
 
 import raffinate
+from purifiers.base import Purifier, Scores, Signal
+from purifiers.registry import METHODS
 from raffinate.cli import app
 from schemas.corpus import Corpus
 from schemas.views import DESCRIPTIONS
@@ -183,6 +187,33 @@ def test_a_later_method_that_fails_leaves_the_earlier_ones(cli: Cli, tmp_path: P
     assert made.methods() == ["majority"] and "purified-majority" in (made.path / "README.md").read_text()
     ran = cli("purify", made.path, "--method", "random,oracle")
     assert ran.code == 1 and "oracle looks at the gold answers" in ran.err and made.methods() == ["majority"]
+
+
+class Patient(Purifier):
+    """Takes its time to fit, and is interrupted at the end."""
+
+    name, signals, learns = "patient", frozenset[Signal](), True
+
+    def fit(self, corpus: Corpus) -> Self:
+        for done in range(1, 4):
+            self.equipment.on_fit(done, 3, f"loss {1 / done:.2f}")
+        raise KeyboardInterrupt
+
+    def score(self, corpus: Corpus) -> Scores:
+        return np.zeros(corpus.usable.shape, np.float32)
+
+
+def test_a_long_fit_tells_how_far_it_is_and_what_ctrl_c_costs(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_workspace(tmp_path / "ws", n=10, methods=False)
+    monkeypatch.setitem(METHODS, "patient", f"{__name__}:Patient")
+    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
+    ran = cli("purify", made.path, "--method", "majority,patient")
+    assert ran.code == 130 and made.methods() == ["majority"]
+    *_, first, second, third, error = ran.err.splitlines()
+    assert (first, third) == ("fitting: 1 of 3  fit 1 of 5  loss 1.00", "fitting: 3 of 3  fit 1 of 5  loss 0.33")
+    assert error.startswith("error: interrupted while patient was fitted: a fit starts again") and "2 of 3" in second
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -881,7 +881,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every file and change, send nothing.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Publish only this method; may be repeated.")] = None,
     exclude_teacher: Annotated[
-        list[str] | None, typer.Option(help="Leave out this teacher and what was made from it; may be repeated.")
+        list[str] | None, typer.Option(help="Leave out this teacher or judge and what it went into; may be repeated.")
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from builders.asker import Asker
 from purifiers.base import Signal
+from purifiers.combined import Combined
 from purifiers.registry import method
 from raffinate.recipe import NAME, Recipe, load_recipe, told
 from schemas.corpus import Corpus
@@ -167,6 +168,11 @@ def with_judges(name: str, settings: dict[str, Any], judges: Sequence[str]) -> d
     fields = method(name).model_fields
     if "judges" in fields:
         return {**settings, "judges": tuple(judges)}
+    if issubclass(method(name), Combined):
+        raise InputError(
+            f"{name} asks through the methods in it: leave --judge out, and name the judge there, "
+            f"like {{method: aggregate, judge: {judges[0]}}}"
+        )
     if "judge" not in fields:
         raise InputError(f"{name} asks nobody: leave --judge out")
     if len(judges) > 1:

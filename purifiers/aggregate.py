@@ -39,7 +39,6 @@ class Aggregate(ShowsGold):
     """An LLM merges the rationales into one; a single one where the merged one cannot be used."""
 
     name = "aggregate"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
     variables: ClassVar[frozenset[str]] = frozenset({"rationales", "gold", "majority", "words", "examples"})
 
     judge: str | None = Field(None, description="who merges: a judge of the recipe, or one of its teachers")

@@ -21,7 +21,7 @@ from pydantic import Field
 from builders.asker import Call, Said
 from builders.read_answer import read_answer, same_answer
 from purifiers.asking import Asked, AsksTeachers, Candidate, blocks, nameless
-from purifiers.base import NO_RESPONSE, Purified, Scores, Signal, Synthesis, softmax
+from purifiers.base import NO_RESPONSE, Purified, Scores, Synthesis, softmax
 from purifiers.verdicts import confidence
 from purifiers.votes import noise
 from schemas.corpus import Corpus
@@ -44,7 +44,6 @@ class Debate(AsksTeachers):
     """The teachers revise their rationales after reading the others'; the most confident revision is kept."""
 
     name = "debate"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
     variables: ClassVar[frozenset[str]] = frozenset({"rationales", "own"})
 
     rounds: int = Field(2, ge=1, description="how often each teacher revises (MAD-OPD: 2, and 3 was worse)")

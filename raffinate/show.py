@@ -292,9 +292,9 @@ EVALUATED = (
 
 
 def top(shares: dict[str, float]) -> str:
-    """The teacher chosen most, with its share."""
+    """The teacher chosen most, with its share; a dash where none was chosen."""
     teacher = max(shares, key=lambda t: shares[t])
-    return f"{teacher} {shares[teacher]:.0%}"
+    return f"{teacher} {shares[teacher]:.0%}" if shares[teacher] else "-"
 
 
 def endpoints(reports: Sequence[EndpointReport]) -> None:

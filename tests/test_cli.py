@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
+from helpers_asking import workspace_of
 from helpers_cli import ROOT, Cli, in_process
 from helpers_corpus import make_workspace
 
@@ -236,6 +237,12 @@ def test_evaluate_as_a_table(cli: Cli, workspace: Workspace) -> None:
     ran = cli("evaluate", workspace.path)
     assert ran.code == 0 and "How each method chose on test (6 questions" in ran.out
     assert all(m in ran.out for m in ("best-teacher", "majority", "oracle"))
+
+
+def test_a_method_that_kept_nothing_chose_nobody(cli: Cli, tmp_path: Path) -> None:
+    made = workspace_of(tmp_path / "ws", ["--", "--"], split="train", gold="AB")
+    ran = cli("evaluate", made.path, "--methods", "majority", "--on", "train")
+    assert ran.code == 0 and "0.0%" in ran.out and "alpha 0%" not in ran.out
 
 
 def test_methods_are_listed_with_their_settings(cli: Cli) -> None:

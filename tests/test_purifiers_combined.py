@@ -122,7 +122,10 @@ def test_a_rationale_that_argues_for_another_option_is_left_out(tmp_path: Path):
     ("settings", "said"),
     [
         ({"first": "concensus"}, r"no method 'concensus' \(did you mean 'consensus'"),
-        ({"otherwise": {"method": "plackett-luce", "gama": 3}}, "plackett-luce: gama"),
+        (
+            {"otherwise": {"method": "plackett-luce", "gama": 3}},
+            r"plackett-luce has no setting 'gama' \(did you mean 'gamma'",
+        ),
         ({"otherwise": "oracle"}, "oracle cannot be combined"),
         ({"otherwise": "keep-all"}, "keep-all cannot be combined"),
     ],

@@ -144,9 +144,9 @@ class AsksTeachers(Purifier):
         except Exception as error:  # a template can raise anything
             raise InputError(f"prompt '{template.name}', question '{question['question_id']}': {error}") from None
 
-    def ask(self, calls: Sequence[Call]) -> list[Said]:
+    def ask(self, calls: Sequence[Call], share: float) -> list[Said]:
         """See `Asker.ask`."""
-        return self.asker.ask(calls, max_tokens=self.max_tokens, temperature=self.temperature)
+        return self.asker.ask(calls, max_tokens=self.max_tokens, temperature=self.temperature, share=share)
 
     def judges_of(self, corpus: Corpus, named: Collection[str], at_a_time: int) -> list[str]:
         """Those named, else the corpus's teachers that can be asked.
@@ -179,11 +179,11 @@ class ShowsGold(AsksTeachers):
         return self.signals | {Signal.GOLD} if self.gold else self.signals
 
 
-def blocks(corpus: Corpus, seed: int) -> Iterator[list[Asked]]:
-    """The questions with their rationales, `BLOCK` at a time."""
+def blocks(corpus: Corpus, seed: int) -> Iterator[tuple[list[Asked], float]]:
+    """The questions with their rationales, `BLOCK` at a time, and which share of all they are the end of (0..1)."""
     for start in range(0, len(corpus), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(corpus)))
-        yield _block(corpus.take(rows), rows, seed)
+        yield _block(corpus.take(rows), rows, seed), (start + len(rows)) / len(corpus)
 
 
 def _block(part: Corpus, rows: npt.NDArray[np.int64], seed: int) -> list[Asked]:

@@ -43,10 +43,10 @@ class Pairwise(ShowsGold):
         """xi, in nats; 0 for a lone rationale, NaN for one on which no vote could be read."""
         judges, n = self.judges_of(corpus, self.judges, 2), len(corpus.teachers)
         found = np.full(corpus.usable.shape, np.nan, np.float32)
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             wins = np.zeros((len(block), n, n))
             asked = list(self._asked(block, judges, corpus))
-            for (i, first, second, _), said in zip(asked, self.ask([call for *_, call in asked]), strict=True):
+            for (i, first, second, _), said in zip(asked, self.ask([call for *_, call in asked], share), strict=True):
                 value = vote(said.text) if said.text is not None else None
                 if value is not None:
                     said.verdict = {1.0: "first", 0.0: "second"}.get(value, "equal")

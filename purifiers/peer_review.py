@@ -41,9 +41,9 @@ class PeerReview(ShowsGold):
         """Mean score of each rationale, 1..5 (with ``centred``, shifted per judge); NaN without a readable score."""
         judges = self.judges_of(corpus, self.judges, 1)
         grid = np.full((len(judges), *corpus.usable.shape), np.nan)  # (J, Q, T)
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             asked = list(self._asked(block, judges, corpus))
-            for (j, row, columns, _), said in zip(asked, self.ask([call for *_, call in asked]), strict=True):
+            for (j, row, columns, _), said in zip(asked, self.ask([call for *_, call in asked], share), strict=True):
                 value = read_score(said.text) if said.text is not None else None
                 if value is not None:
                     said.verdict = f"{value:g}"

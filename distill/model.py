@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,14 +130,19 @@ def _check_extra() -> None:
 
 
 def best_device() -> torch.device:
-    """This process's GPU if there is one, else the CPU."""
-    import os
+    """This process's GPU if there are any, else the CPU.
 
+    Raises:
+        InputError: more processes were started than there are GPUs.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(f"no GPU is left for process {number + 1}: start one for each GPU ({there})")
+    return torch.device("cuda", number)
 
 
 def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:

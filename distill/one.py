@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from distill.data import FINE_TUNING, KEEP_ALL, ONE_TEACHER, Examples, Questions, read_examples, read_questions
 from distill.evaluate import evaluate
+from distill.memory import ran_out
 from distill.model import StudentModel, make_student
 from distill.source import Published
 from distill.spec import Objective, StudentSpec, Training
 from distill.students import Judged, student_rows
 from distill.train import OnProgress, Trained, train
-from schemas.errors import InputError
+from schemas.errors import InputError, RaffinateError
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,23 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
 
 
 def judge(student: StudentModel, questions: Questions, objective: Objective) -> Judged:
-    """What a student writes, and which options it finds likeliest where there are options."""
+    """What a student writes, and which options it finds likeliest where there are options.
+
+    Raises:
+        RaffinateError: memory does not hold the answer to a single question.
+    """
     has_options = any(questions.choices)
-    return Judged(
-        evaluate(student, questions, objective),
-        evaluate(student, questions, objective, "likelihood") if has_options else None,
+    try:
+        return Judged(
+            evaluate(student, questions, objective),
+            evaluate(student, questions, objective, "likelihood") if has_options else None,
+        )
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    raise RaffinateError(
+        f"out of memory for a single question of {questions.dataset}: set a smaller max_input or max_target, or take a "
+        "smaller model"
     )
 
 

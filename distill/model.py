@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,8 +230,3 @@ def _peft_warnings_hidden() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def texts_of(columns: Sequence[Sequence[str | None]]) -> list[str]:
-    """The distinct texts of some columns in order, to train a tokenizer on."""
-    return list(dict.fromkeys(text for column in columns for text in column if text))

@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from distill import checkpoint, several
-from distill.batches import Ints, Order, passes, rows_of, rows_of_pairs
+from distill.batches import Ints, Order, overhead, passes, rows_of, rows_of_pairs
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
@@ -35,8 +35,6 @@ from schemas.layout import PREDICT
 if TYPE_CHECKING:
     import torch
 
-OVERHEAD = {"cpu": 256, "cuda": 4096}
-"""What another pass costs, as so many tokens: launching it against computing them."""
 REMEMBERED = 100
 """Steps that the final training losses are the mean of."""
 LOOK_EVERY = 10
@@ -264,8 +262,7 @@ class _Run:
         mine = several.share(chosen)
         place = {int(row): i for i, row in enumerate(chosen)}
         tasks = max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
-        cost = OVERHEAD.get(self.device.type, 1024)
-        joined = not self.student.is_seq2seq
+        cost, joined = overhead(self.device), not self.student.is_seq2seq
         for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
             at = np.array([place[int(row)] for row in part])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

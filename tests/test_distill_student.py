@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_cli import Cli
-from helpers_corpus import make_workspace
+from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 from helpers_distill import toy_examples, toy_student
 from test_distill_loss import nll_by_hand
 
@@ -142,6 +143,20 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
     assert not list(tmp_path.rglob("checkpoint*"))
 
 
+def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
+    rng = random.Random(0)
+    questions = [question_row(i, "train", rng) for i in range(4)]
+    bare = write_workspace(tmp_path / "bare", questions, {"ann": [response_row(q, "ann", True) for q in questions]})
+    told = cli("distill", bare.path, "--method", "keep-all", *TINY)
+    assert (told.code, told.err.count("\n")) == (1, 1)
+    assert "bare has no test questions (its splits: train)" in told.err
+    questions.append(question_row(4, "test", rng))
+    some = write_workspace(tmp_path / "some", questions, {"ann": [response_row(q, "ann", True) for q in questions]})
+    told = cli("distill", some.path, "--method", "keep-all", *TINY)
+    assert told.code == 0, told.err
+    assert "no labelled validation questions: the last weights were kept, not the best" in " ".join(told.err.split())
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
@@ -150,6 +165,8 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
         (["--objective", "guess"], "objective: Input should be 'multitask', 'rationale-then-answer' or 'fine-tuning'"),
         (["--method", "teacher:alfa"], "no responses of teacher 'alfa' (did you mean 'alpha'?)"),
         (["--eval", "nowhere"], "there is no folder nowhere"),
+        (["--method", "majorty"], "nothing purified by 'majorty' (did you mean 'majority'?)"),
+        (["--set", "learning_rate=1e30", "--set", "warm_up=0", "--set", "max_steps=60"], "the loss diverged at step"),
     ],
 )
 def test_command_tells_mistakes_in_one_sentence(workspace: Workspace, cli: Cli, extra: list[str], says: str) -> None:

@@ -141,6 +141,11 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
     student, objective = load_student(tmp_path / "student")
     assert (student.spec.width, objective) == (16, "rationale-then-answer")
     assert not list(tmp_path.rglob("checkpoint*"))
+    cli("distill", workspace.path, "--method", "fine-tuning", *TINY, "--objective", "rationale-then-answer")
+    sql = "SELECT prediction_loss, rationale_loss, rationale_tokens FROM students WHERE method = 'fine-tuning'"
+    (tuned,) = query(workspace, sql).to_pylist()
+    assert tuned["prediction_loss"] > 0
+    assert (tuned["rationale_loss"], tuned["rationale_tokens"]) == (None, 0), "it has read no rationale"
 
 
 def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
@@ -170,7 +175,9 @@ def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tm
     ],
 )
 def test_command_tells_mistakes_in_one_sentence(workspace: Workspace, cli: Cli, extra: list[str], says: str) -> None:
-    told = cli("distill", workspace.path, "--method", "majority", *TINY, *extra)
+    given = [] if "--method" in extra else ["--method", "majority"]
+    shape = TINY[:-2] if "max_steps=60" in extra else TINY
+    told = cli("distill", workspace.path, *given, *shape, *extra)
     assert told.code == 1
     assert says in told.err
     assert told.err.count("\n") == 1

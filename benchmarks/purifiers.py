@@ -72,25 +72,33 @@ class Split:
 
 
 def load(name: str, data: Path, folder: Path) -> Corpus:
+    corpus = Corpus.of(workspace_of(name, data, folder / name), SETS[name][1])
+    everyone = (corpus.correct >= 0).sum(axis=1) >= 2  # svamp: 300 questions have one teacher's answer alone
+    return corpus.take(np.flatnonzero(everyone))
+
+
+def workspace_of(
+    name: str, data: Path, folder: Path, shares: dict[str, float] | None = None, most: int | None = None
+) -> Workspace:
+    """A set as a workspace: by default the questions on file as they are split; or split anew, and ``most`` of them."""
     dataset, teachers = SETS[name]
-    found = read_corpus(
-        data / "questions.parquet", data / "responses.parquet", Selection(datasets=[dataset], teachers=teachers)
-    )
+    taken = Selection(datasets=[dataset], teachers=teachers, split_by_hash=shares)
+    found = read_corpus(data / "questions.parquet", data / "responses.parquet", taken)
     answered = pc.is_in(found.questions["question_id"], pc.unique(found.responses["question_id"]))
     questions = found.questions.filter(answered)
+    if most is not None:
+        questions = questions.take(pa.array(np.sort(np.random.default_rng(0).permutation(len(questions))[:most])))
     split_of = dict(zip(questions["question_id"].to_pylist(), questions["split"].to_pylist(), strict=True))
-    workspace = Workspace.create(folder / name)
+    workspace = Workspace.create(folder)
     with workspace.lock():
         workspace.write_questions(questions)
         for teacher in teachers:
             rows = found.responses.filter(pc.equal(found.responses["teacher_id"], teacher))
-            splits = pa.array([split_of[i] for i in rows["question_id"].to_pylist()])
+            splits = pa.array([split_of.get(i) for i in rows["question_id"].to_pylist()], pa.string())
             parts = [(s, rows.filter(pc.equal(splits, s))) for s in SPLITS]
             workspace.write_responses(teacher, [(s, part) for s, part in parts if len(part)])
         refresh(workspace)
-    corpus = Corpus.of(workspace, teachers)
-    everyone = (corpus.correct >= 0).sum(axis=1) >= 2  # svamp: 300 questions have one teacher's answer alone
-    return corpus.take(np.flatnonzero(everyone))
+    return workspace
 
 
 class Nearest(Purifier):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builders.files import FILE, read_files, refuse_first, require, where
+from builders.files import FILE, as_text, read_files, refuse_first, require, where
 from builders.import_formats import Layout, read_foreign
 from builders.numbers import canonical_number
 from builders.questions import (
@@ -140,7 +140,7 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
         rows = rows.rename({"teacher": "teacher_id"})
     require(rows, {name: name for name in ("question_id", "teacher_id", "rationale")})
     names = ("question_id", "teacher_id", "rationale", "predicted_answer", "dataset", "source", "status")
-    rows = rows.with_columns(pl.col([n for n in names if n in rows.columns]).cast(pl.String))
+    rows = as_text(rows, [n for n in names if n in rows.columns])
     for name in ("question_id", "teacher_id"):
         refuse_first(rows, pl.col(name).fill_null("").str.strip_chars() == "", f"{name} is empty")
     if "status" in rows.columns:

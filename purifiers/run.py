@@ -196,6 +196,8 @@ def _publish(workspace: Workspace, corpus: Corpus, purifier: Purifier, folds: in
     from purifiers.write import write_purified
 
     asker = purifier.equipment.asker
+    if asker:
+        asker.ledger(purifier.name)  # what a choice that was not published asked is none of ours
     fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
     calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
     seen = fingerprint(fitted, corpus, folds, seed, calls)

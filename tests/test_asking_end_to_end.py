@@ -29,8 +29,9 @@ from purifiers.base import Purifier
 from purifiers.debate import Debate
 from purifiers.equipment import Equipment
 from purifiers.peer_review import PeerReview
-from purifiers.run import publish
+from purifiers.run import publish, purify
 from purifiers.verified import Verified
+from schemas.corpus import Corpus
 from schemas.database import query
 from schemas.tables import CALLS
 from schemas.workspace import Workspace
@@ -211,6 +212,18 @@ def test_progress_is_of_the_whole_method(
         assert all(t.total >= t.done for t in mine)
     if isinstance(purifier, PeerReview):  # as many calls about each question: the end is known from the start
         assert {t.total for snapshot in seen for t in snapshot.teachers} == {QUESTIONS * 3}
+
+
+def test_what_was_asked_without_publishing_is_not_booked_on_the_next_method(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        teachers = [Teacher(id=t.name, model=f"sandbox/{t.name}", base_url=sandbox.url) for t in TEACHERS]
+        equipment = Equipment(asker=Asker(workspace, teachers))
+        purify(PeerReview().equipped(equipment), Corpus.of(workspace))
+        publish(workspace, Debate().equipped(equipment))
+    purposes = {r["purpose"] for r in rows(workspace, "SELECT DISTINCT purpose FROM calls")}
+    assert purposes, "debate asked"
+    assert all(p.startswith("debate") for p in purposes)
 
 
 def test_evaluate_gives_the_cost_of_a_purified_row_and_reuses_replies(cli: Cli, tmp_path: Path) -> None:

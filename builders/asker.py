@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from builders.ask import End, Engine, Settings, check_limit
+from builders.ask import Engine, Settings, check_limit
+from builders.engine import End
 from builders.journal import FIND, Answered, Failed, Journal, Record, cache_file
 from builders.prices import priced
 from builders.progress import Snapshot, TeacherProgress

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from helpers_cli import Cli
+from helpers_cli import ROOT, Cli
 from helpers_corpus import make_workspace
 
 from distill.spec import StudentSpec, Training
@@ -133,6 +137,38 @@ def test_two_at_a_time_gives_the_same(workspace: Workspace, found: dict[str, Any
     )
     assert {key: ours[key] for key in theirs} == theirs
     assert both["cells"] == 4
+
+
+def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "ws", 40, methods=False)
+    settings = [f"--set={k}={v}" for k, v in (TINY | {"max_steps": 10**6}).items()]
+    command = [sys.executable, "-m", "raffinate", "compare", made.path, "--methods", "fine-tuning,keep-all", *settings]
+    killed = subprocess.Popen([*command, "--jobs", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: len(_children(killed.pid)) >= 2)  # and multiprocessing's own
+        children = _children(killed.pid)
+    finally:
+        killed.kill()
+        killed.wait()
+    _until(lambda: not any(_alive(child) for child in children))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_cmv_of_known_answers_in_report_and_sql(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

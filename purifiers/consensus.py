@@ -20,7 +20,7 @@ Where we depart from Dawid-Skene: reliabilities are counted on gold, not found b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -79,7 +79,7 @@ class Consensus(Purifier):
         copy._domains, copy._accuracy = domains, _reliability(corpus, domains)
         readings, fold = copy._read(corpus), fold_of(corpus, FOLDS, 0)
         if readings:
-            options = readings.looks, readings.is_option, _right_options(corpus)
+            options = readings.looks, readings.is_option, _right_options(corpus, readings.labels)
             copy._options = learn(*options)
             readings = replace(readings, plausible=out_of_fold(*options, fold))
         candidates, code = copy._candidates(corpus, readings)
@@ -255,15 +255,15 @@ def _right(corpus: Corpus, question: Ints, code: npt.NDArray[np.int32]) -> npt.N
     return np.asarray((said & (corpus.correct[question] == 1)).any(axis=1))
 
 
-def _right_options(corpus: Corpus) -> Ints:
-    """(Q,) place of the right option; -1 where it is not known, or the question has no choices."""
+def _right_options(corpus: Corpus, labels: Sequence[Sequence[str]]) -> Ints:
+    """(Q,) place of the right one among the labels of a question's options; -1 where it is not known, or not there."""
     solver = (corpus.correct == 1).argmax(axis=1)
     at = np.arange(len(corpus))
     solved = np.where(corpus.correct[at, solver] == 1, corpus.answer[at, solver], UNREAD)
     words = corpus.vocabulary.to_pylist()
     right = [words[c] if c != UNREAD else None for c in np.where(corpus.gold == UNREAD, solved, corpus.gold).tolist()]
-    pairs = zip(corpus.choice_texts(), right, strict=True)
-    return np.array([list(options).index(gold) if gold in options else -1 for options, gold in pairs], np.int64)
+    pairs = zip(labels, right, strict=True)
+    return np.array([own.index(gold) if gold in own else -1 for own, gold in pairs], np.int64)
 
 
 def _agreement(question: Ints, voted: npt.NDArray[np.bool_], strength: Floats) -> Floats:

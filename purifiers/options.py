@@ -1,32 +1,37 @@
 """How likely is each option of a question to be the right one by its looks, before any teacher is heard?
 
 Who makes wrong options leaves traces: the right one is worded with more care, the others vary it and so share its
-words, a right number lies amid those made up around it. Which traces a dataset has is learnt from the gold answers of
-its train questions, with a conditional logit over all options of a question (`purifiers.conditional_logit`).
+words, a right number lies amid those made up around it, and often follows from the question's numbers in one step.
+Which traces a dataset has is learnt from the gold answers of its train questions, with a conditional logit over all
+options of a question (`purifiers.conditional_logit`). The options are those that `purifiers.words` reads.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
 from purifiers.conditional_logit import Candidates, fit
-from purifiers.support import WORD
+from purifiers.support import NUMBER, WORD
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-LOOKS = ("words", "length", "longest", "commas", "rarest", "start", "full stop", "odd", "middle", "round")
+LOOKS = (
+    *("words", "length", "longest", "commas", "rarest", "start", "full stop", "odd", "asked"),
+    *("whole", "negative", "step", "middle", "round"),
+)
 RIDGE = 30.0
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+OPERANDS = 8
+"""Numbers of a question that are computed with, at most."""
 
 
-def looks(texts: Sequence[str]) -> Floats:
-    """(K, `LOOKS`) of the K options of a question.
+def looks(question: str, texts: Sequence[str]) -> Floats:
+    """(K, `LOOKS`) of the K options of a question; where it has no choices, of the answers given to it.
 
     words, length   number of words, log number of characters
     longest         whether none has more characters
@@ -34,13 +39,17 @@ def looks(texts: Sequence[str]) -> Floats:
     rarest          share of the other options that have the word that fewest of them have
     start           share of the options that begin with the same word
     full stop, odd  whether it ends with one, and the share of the options that do otherwise
+    asked           share of its words that the question has
+    whole, negative whether its number is
+    step            whether its number is the sum, difference, product or quotient of two numbers of the question
     middle          how far its number is from the middle of theirs by rank, 0 = in the middle, 1/2 = outermost
     round           whether its number ends with 0 or 5
 
-    The last two are 0 unless more than half of the options have a number; the first one in an option counts.
+    An option's number is the first one in it. What is said of numbers is 0 unless more than half of the options have
+    one.
     """
     n = max(len(texts), 1)
-    words = [WORD.findall(text.lower()) for text in texts]
+    words, asked = [WORD.findall(text.lower()) for text in texts], set(WORD.findall(question.lower()))
     having = Counter(word for own in words for word in set(own))
     first = Counter(own[0] if own else "" for own in words)
     lengths = np.array([len(text) for text in texts])
@@ -54,21 +63,36 @@ def looks(texts: Sequence[str]) -> Floats:
         [first[own[0] if own else ""] / n for own in words],
         stop,
         np.where(stop, 1 - stop.sum() / n, stop.sum() / n),
-        *_numeric(texts),
+        [sum(word in asked for word in own) / max(len(own), 1) for own in words],
+        *_numeric(question, texts),
     ]
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
 
-def _numeric(texts: Sequence[str]) -> Floats:
-    """(2, K) `middle` and `round`."""
+def _numeric(question: str, texts: Sequence[str]) -> Floats:
+    """(5, K) what is said of numbers."""
     found = [NUMBER.search(text.replace(",", "")) for text in texts]
-    if 2 * sum(match is not None for match in found) <= len(texts):
-        return np.zeros((2, len(texts)))
+    there = np.array([match is not None for match in found], np.bool_)
+    if 2 * there.sum() <= len(texts):
+        return np.zeros((5, len(texts)))
     value = np.array([float(match[0]) if match else np.nan for match in found])
-    value = np.where(np.isnan(value), np.nanmedian(value), value)
-    below, same = (value[:, None] > value).sum(axis=1), (value[:, None] == value).sum(axis=1)
+    steps = _steps([abs(float(number)) for number in NUMBER.findall(question.replace(",", ""))[:OPERANDS]])
+    reached = (np.abs(value[:, None] - steps) <= 1e-3 * np.abs(steps)).any(axis=1)
+    with np.errstate(invalid="ignore"):  # a number of 309 digits is infinite
+        whole = value % 1 == 0
+    filled = np.where(there, value, np.nanmedian(value))
+    below, same = (filled[:, None] > filled).sum(axis=1), (filled[:, None] == filled).sum(axis=1)
     rank = (below + (same - 1) / 2) / max(len(texts) - 1, 1)
-    return np.stack([np.abs(rank - 0.5), [match is not None and match[0][-1] in "05" for match in found]])
+    ends = np.array([match is not None and match[0][-1] in "05" for match in found])
+    return np.stack([whole, value < 0, reached, np.abs(rank - 0.5), ends]).astype(np.float64)
+
+
+def _steps(numbers: list[float]) -> Floats:
+    """What two of the numbers make."""
+    one, other = np.array(list(permutations(numbers, 2))).reshape(-1, 2).T
+    with np.errstate(all="ignore"):
+        made = np.concatenate([one + other, one - other, one * other, one / other])
+    return made[np.isfinite(made)]
 
 
 def learn(seen: npt.NDArray[np.floating], is_option: npt.NDArray[np.bool_], gold: Ints) -> Floats:

@@ -35,16 +35,18 @@ class Readings:
 
     Attributes:
         signs: (Q, T, K, `SIGNS`) of each rationale for each option, 0 beyond a question's own options.
+        labels: Q tuples, of the labels of a question's options; where it has no choices, these are the answers given.
         is_option: (Q, K) which options a question has.
         mistakes: (Q, T) false equations.
         there: (Q, T) whether there is a rationale.
         place: (Q, T) the option that the teacher's answer is; -1 where it is none, or unread.
         manner: (Q, T, 3) log length, words of doubt, share of digits.
-        looks: (Q, K, `LOOKS`) of the option itself; 0 where the question has no choices.
+        looks: (Q, K, `LOOKS`) of the option itself.
         plausible: (Q, K) what `purifiers.options` makes of its looks; 0 until it is asked.
     """
 
     signs: npt.NDArray[np.float32]
+    labels: tuple[tuple[str, ...], ...]
     is_option: npt.NDArray[np.bool_]
     mistakes: npt.NDArray[np.float32]
     there: npt.NDArray[np.bool_]
@@ -62,6 +64,7 @@ def read(corpus: Corpus) -> Readings:
     ]
     choices = corpus.choice_texts()
     options = [c or {a: a for a in given} for c, given in zip(choices, answers, strict=True)]
+    asked = [" ".join(filter(None, (row["context"], row["question"]))) for row in corpus.asked()]
     wide = max((len(o) for o in options), default=0) or 1
     shape = corpus.usable.shape
     signs = np.zeros((*shape, wide, len(SIGNS)), np.float32)
@@ -69,8 +72,7 @@ def read(corpus: Corpus) -> Readings:
     mistakes, manner = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32)
     place = np.full(shape, -1, np.int64)
     for q, own in enumerate(options):
-        if choices[q]:
-            seen[q, : len(own)] = looks(list(own.values()))
+        seen[q, : len(own)] = looks(asked[q], list(own.values()))
         if own and answers[q]:
             signs[q, :, : len(own)] = support(texts[q], own)
             mistakes[q] = [min(false_equations(t), MISTAKES) for t in texts[q]]
@@ -81,6 +83,7 @@ def read(corpus: Corpus) -> Readings:
     is_option = np.less(np.arange(wide), np.array([len(o) for o in options], np.int64)[:, None])
     return Readings(
         signs,
+        tuple(map(tuple, options)),
         is_option,
         mistakes,
         there,

@@ -200,24 +200,37 @@ def test_what_words_say_by_hand(tmp_path: Path):
     assert first[:3].tolist() == pytest.approx([np.log(34), 1, 3 / 33])
 
 
+def by_look(question: str, texts: list[str]) -> dict[str, list[float]]:
+    return dict(zip(LOOKS, looks(question, texts).T.tolist(), strict=True))
+
+
 def test_looks_of_options_by_hand():
-    texts = ["A red cat.", "a red, big dog", "No"]
-    seen = dict(zip(LOOKS, looks(texts).T.tolist(), strict=True))
+    seen = by_look("Is the cat big?", ["A red cat.", "a red, big dog", "No"])
     assert seen["words"] == [3, 4, 1]
     assert seen["length"] == pytest.approx(np.log([11, 15, 3]).tolist())
     assert seen["longest"] == [0, 1, 0] and seen["commas"] == [0, 1, 0]
-    assert seen["rarest"] == [0, 0, 0] and looks(["red cat", "cat red", "cat"])[:, 4].tolist() == [0.5, 0.5, 1]
+    assert seen["rarest"] == [0, 0, 0] and by_look("", ["red cat", "cat red", "cat"])["rarest"] == [0.5, 0.5, 1]
     assert seen["start"] == pytest.approx([2 / 3, 2 / 3, 1 / 3])
     assert seen["full stop"] == [1, 0, 0] and seen["odd"] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
-    assert seen["middle"] == seen["round"] == [0, 0, 0]
-    assert looks(["1,000 N", "7 N", "-3 N"])[:, -2:].tolist() == [[0.5, 1], [0, 0], [0.5, 0]]
-    assert looks([""]).tolist() == [[0, 0, 1, 0, 0, 1, 0, 0, 0, 0]] and looks([]).shape == (0, len(LOOKS))
+    assert seen["asked"] == pytest.approx([1 / 3, 1 / 4, 0])
+    assert not any(seen[name] != [0, 0, 0] for name in ("whole", "negative", "step", "middle", "round"))
+    assert by_look("", [""])["words"] == [0] and looks("", []).shape == (0, len(LOOKS))
+
+
+def test_looks_of_numbers_by_hand():
+    seen = by_look("Of 1,200 N it loses 8 and 0.", ["9,600 N", "1,192 N", "-8.5 N", "150 N", "none"])
+    assert seen["whole"] == [1, 1, 0, 1, 0] and seen["negative"] == [0, 0, 1, 0, 0]
+    assert seen["step"] == [1, 1, 0, 1, 0]  # 1200 * 8, 1200 - 8, 1200 / 8
+    # In order: -8.5, 150, 671 (the median, for "none"), 1192, 9600.
+    assert seen["middle"] == [0.5, 0.25, 0.5, 0.25, 0] and seen["round"] == [1, 0, 1, 1, 0]
+    huge = by_look("9" * 400 + " or 8", ["9" * 400, "1"])
+    assert huge["middle"] == [0.5, 0.5] and huge["negative"] == [0, 0]
 
 
 def longest_is_right(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Looks, options and gold of n questions whose right option is one word longer than the three others."""
     gold = np.array([rng.randrange(4) for _ in range(n)])
-    seen = [looks(["many words here" if k == g else "two words" for k in range(4)]) for g in gold]
+    seen = [looks("", ["many words here" if k == g else "two words" for k in range(4)]) for g in gold]
     return np.stack(seen), np.ones((n, 4), bool), gold
 
 

@@ -92,7 +92,8 @@ def _steps(numbers: list[float]) -> Floats:
     one, other = np.array(list(permutations(numbers, 2))).reshape(-1, 2).T
     with np.errstate(all="ignore"):
         made = np.concatenate([one + other, one - other, one * other, one / other])
-    return made[np.isfinite(made)]
+    finite: Floats = made[np.isfinite(made)]
+    return finite
 
 
 def learn(seen: npt.NDArray[np.floating], is_option: npt.NDArray[np.bool_], gold: Ints) -> Floats:

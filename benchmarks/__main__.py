@@ -16,6 +16,7 @@ BENCHMARKS = {
     "student": "methods with a student, combined methods, fine-tuned encoders (RAFFINATE_DATA; an hour)",
     "routed": "a million questions routed by fitted methods, vectors given",
     "distill": "training throughput against the plain Hugging Face trainers; what n teachers cost",
+    "real_students": "students from MiniLM on real teachers' rationales (RAFFINATE_DATA; a GPU, or --tiny)",
     "judging": "purifiers that ask, with the sandbox's teachers as judges",
     "answer_reader": "share read and agreement on real teachers' texts (RAFFINATE_DATA)",
 }

@@ -2,14 +2,18 @@
 
     python -m benchmarks.distill [--models tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal] [--questions 600] [--rounds 2]
     python -m benchmarks.distill --gpu          FLAN-T5-base- and 0.5B-decoder-shaped students of random weights
+    python -m benchmarks.distill --gpu --tiny   the same path with tiny shapes, on a CPU too: does it work?
 
 Questions and rationales are the sandbox's. Both sides train the same rows (an answer and a rationale row per question),
 32 rows per optimiser step, AdamW, the same model class and weights, by turns in one process; a figure is the best
 round. Seconds are the process's own on a CPU, so that other work on the machine does not count, and the clock's on a
 GPU. Ours is `distill.train`; theirs is `Seq2SeqTrainer` with `DataCollatorForSeq2Seq`, or TRL's `SFTTrainer` on prompts
 and completions, as their documentation shows them. Tokens are those of the texts: padding does not count, so tokens/s
-compares useful work. "bf16 peak" is the share of the GPU's (H100 989, A100 312 Tflop/s, dense) that 6 flops per weight
-of a layer and token come to; attention, embeddings and the head are not counted.
+compares useful work. "bf16_peak" is the share of the GPU's peak (H100 and H200 989, A100 312 Tflop/s, dense) that 6
+flops per weight and token come to: of the layers for the tokens that go through them (of a seq2seq student the
+encoder's for the prompt, the decoder's for the target), of the head for target tokens; attention scores are not
+counted. Both sides keep float32 weights and compute in bfloat16 on a GPU, and both are run for a few steps before the
+clock starts. Every run is printed as a line of JSON when it ends, so that what is cut off keeps its figures.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -30,8 +34,10 @@ from builders.sandbox.teachers import TEACHERS, Sample, reply
 from builders.sandbox.world import questions, read
 from distill.batches import Rows, rows_of
 from distill.data import Examples
-from distill.model import StudentModel, make_student, student_of
+from distill.memory import ran_out
+from distill.model import StudentModel, best_device, make_student, student_of
 from distill.spec import StudentSpec, Training
+from distill.tiny import tiny_tokenizer
 from distill.train import train
 from schemas.layout import answer_texts
 from schemas.render import prompts
@@ -44,6 +50,8 @@ SPECS = {
 }
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 ROWS = 32
+WARM_UP = 3
+"""Steps before the clock starts."""
 
 
 def sandbox_examples(n: int, teachers: int, seed: int = 0) -> Examples:
@@ -66,9 +74,9 @@ def sandbox_examples(n: int, teachers: int, seed: int = 0) -> Examples:
     )
 
 
-def ours(student: StudentModel, examples: Examples, steps: int) -> tuple[float, int]:
+def ours(student: StudentModel, examples: Examples, steps: int, bf16: bool) -> tuple[float, int]:
     """Seconds and tokens of a training."""
-    settings = Training(max_steps=steps, batch_size=ROWS // 2, select_by="last")
+    settings = Training(max_steps=steps, batch_size=ROWS // 2, select_by="last", bf16=bf16)
     started = clock()
     done = train(student, examples, settings)
     return clock() - started, done.tokens
@@ -84,15 +92,15 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def theirs(student: StudentModel, rows: Rows, steps: int) -> tuple[float, int]:
+def theirs(student: StudentModel, rows: Rows, steps: int, bf16: bool) -> tuple[float, int]:
     """Seconds and tokens of the plain trainer; the loss of a decoder is on the completion alone, as ours."""
     import torch
     from datasets import Dataset
 
-    gpu = torch.cuda.is_available()
     common: dict[str, Any] = {
-        "per_device_train_batch_size": ROWS, "max_steps": steps, "learning_rate": 1e-3, "bf16": gpu, "use_cpu": not gpu,
-        "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
+        "per_device_train_batch_size": ROWS, "max_steps": steps, "learning_rate": 1e-3, "report_to": "none",
+        "bf16": bf16, "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     source, target = ([texts[i].tolist() for i in range(len(rows))] for texts in (rows.source, rows.target))
     tokens = Counted(student.is_seq2seq)
@@ -116,7 +124,8 @@ def theirs(student: StudentModel, rows: Rows, steps: int) -> tuple[float, int]:
             )
             trainer.data_collator = tokens.counting(trainer.data_collator)
         started = clock()
-        trainer.train()
+        with redirect_stdout(sys.stderr):  # it prints a summary of its own
+            trainer.train()
         return clock() - started, sum(tokens.batches[:steps])
 
 
@@ -137,40 +146,79 @@ class Counted:
 
 
 def throughput(
-    name: str, make: Callable[[], StudentModel], examples: Examples, steps: int, rounds: int
+    name: str, make: Callable[[], StudentModel], examples: Examples, steps: int, rounds: int, bf16: bool
 ) -> dict[str, Any]:
-    """Tokens/s of both by turns, the best round of each, and the ratio."""
+    """Tokens/s of both by turns, the best round of each, and the ratio; a side that memory does not hold has none."""
+    import torch
+
     rows = rows_of(make().encoder, examples, "multitask")
-    ours(make(), examples, 3)
-    best: dict[str, float] = {"ours": 0.0, "theirs": 0.0}
-    for _ in range(rounds):
-        for side, run in (
-            ("ours", lambda: ours(make(), examples, steps)),
-            ("theirs", lambda: theirs(make(), rows, steps)),
-        ):
+    sides: dict[str, Callable[[int], tuple[float, int]]] = {
+        "ours": lambda n: ours(make(), examples, n, bf16),
+        "theirs": lambda n: theirs(make(), rows, n, bf16),
+    }
+    best: dict[str, float] = {}
+    for number in range(-1, rounds):  # the first is to warm up
+        for side, run in sides.items():
             gc.collect()
-            seconds, tokens = run()
-            best[side] = max(best[side], tokens / seconds)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            line: dict[str, Any] = {"model": name, "side": side, "round": number}
+            try:
+                seconds, tokens = run(steps if number >= 0 else WARM_UP)
+            except Exception as error:
+                if not (ran_out(error) or "out of memory" in str(error)):
+                    raise
+                tell({**line, "failed": " ".join(str(error).split())[:200]})
+                continue
+            if number >= 0:
+                best[side] = max(best.get(side, 0.0), tokens / seconds)
+                tell({**line, "seconds": round(seconds, 3), "tokens": tokens, **memory_used()})
     student = make()
-    found = {"model": name, "weights": student.parameters, **{k: round(v) for k, v in best.items()}}
-    found["ratio"] = round(best["ours"] / best["theirs"], 2)
-    found |= share_of_peak(student, best["ours"])
+    found: dict[str, Any] = {"model": name, "weights": student.parameters, **{k: round(v) for k, v in best.items()}}
+    if len(best) == len(sides):
+        found["ratio"] = round(best["ours"] / best["theirs"], 2)
+    flops = flops_per_token(student, rows)
+    found["gflops_per_token"] = round(flops / 1e9, 4)
+    if peak := bf16_peak():
+        found["bf16_peak"] = {side: round(flops * speed / peak, 3) for side, speed in best.items()}
+    tell(found)
     return found
 
 
-def share_of_peak(student: StudentModel, tokens_per_second: float) -> dict[str, float]:
-    """6 flops per weight and token over the GPU's bf16 peak; a seq2seq token meets half of the layers."""
+def tell(line: dict[str, Any]) -> None:
+    """Print a figure as soon as it is there."""
+    print(json.dumps(line), flush=True)
+
+
+def memory_used() -> dict[str, float]:
+    """The most memory that tensors took since it was last asked, on a GPU."""
+    import torch
+
+    return {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if torch.cuda.is_available() else {}
+
+
+def flops_per_token(student: StudentModel, rows: Rows) -> float:
+    """Training flops per prompt or target token, mean over the rows; see the head of this file."""
+    prompt, target = len(rows.source.ids), len(rows.target.ids)
+    model = student.model
+    head, embeddings = (part.weight for part in (model.get_output_embeddings(), model.get_input_embeddings()))
+    layers = student.parameters - embeddings.numel() - (0 if head is embeddings else head.numel())
+    if student.is_seq2seq:
+        encoder = sum(w.numel() for w in model.get_encoder().parameters() if w is not embeddings)
+        through = encoder * prompt + (layers - encoder) * target
+    else:
+        through = layers * (prompt + target)
+    return 6 * (through + head.numel() * target) / (prompt + target)
+
+
+def bf16_peak() -> float | None:
+    """Flop/s of this GPU; None where it is not known, or there is none."""
     import torch
 
     if not torch.cuda.is_available():
-        return {}
-    peak = next((p for n, p in PEAKS.items() if n in torch.cuda.get_device_name()), None)
-    if peak is None:
-        return {}
-    embedding = student.model.get_input_embeddings().weight.numel()
-    layers = student.parameters - embedding - (embedding if not student.model.config.tie_word_embeddings else 0)
-    met = layers / 2 if student.is_seq2seq else layers
-    return {"bf16_peak": round(6 * met * tokens_per_second / peak, 3)}
+        return None
+    return next((peak for name, peak in PEAKS.items() if name in torch.cuda.get_device_name()), None)
 
 
 def cost_of_teachers(spec: StudentSpec, n: int) -> list[dict[str, Any]]:
@@ -195,69 +243,72 @@ def cost_of_teachers(spec: StudentSpec, n: int) -> list[dict[str, Any]]:
                 "time of one": round(seconds / found[0]["seconds"], 2) if found else 1.0,
             }
         )
+        tell(found[-1])
     return found
 
 
-def shaped_like(name: str, texts: list[str]) -> Callable[[], StudentModel]:
+def shaped_like(name: str, texts: list[str], *, tiny: bool) -> Callable[[], StudentModel]:
     """A student of random weights with the shape of a pre-trained one, and the sandbox's tokenizer."""
     from transformers import Qwen2Config, Qwen2ForCausalLM, T5Config, T5ForConditionalGeneration
-
-    from distill.model import best_device
-    from distill.tiny import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(texts, 2000)
     ids: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if name == "flan-t5-base":
-        model: Any = T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12,
-                feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, **ids,
-            )
+        shape = {"vocab_size": 32128, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
+        small = {"vocab_size": 2048, "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+        made: Any = T5Config
+        config = made(
+            d_kv=64, feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
+            **(small if tiny else shape), **ids,
         )  # fmt: skip
+        model: Any = T5ForConditionalGeneration(config)
     else:
-        model = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-                num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True, **ids,
-            )
-        )  # fmt: skip
-    return lambda: student_of(model.to(best_device()), tokenizer, StudentSpec(model=name))
+        shape = {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+                 "num_attention_heads": 14}  # fmt: skip
+        small = {"vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                 "num_attention_heads": 4}  # fmt: skip
+        made = Qwen2Config
+        config = made(num_key_value_heads=2, tie_word_embeddings=True, **(small if tiny else shape), **ids)
+        model = Qwen2ForCausalLM(config)
+
+    def make() -> StudentModel:
+        model.zero_grad(set_to_none=True)
+        return student_of(model.to(best_device()), tokenizer, StudentSpec(model=name))
+
+    return make
 
 
 def main() -> None:
     """Measure and print a line per figure."""
     import torch
 
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal")
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--gpu", action="store_true", help="shapes of pre-trained models")
+    parser.add_argument("--tiny", action="store_true", help="with --gpu: tiny shapes, two steps, on any device")
     parser.add_argument("--throughput-alone", action="store_true", help="leave out the cost of teachers")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if options.gpu and not gpu and not options.tiny:
+        print("skipped: --gpu needs a CUDA GPU, and there is none here")
+        sys.exit(0)
+    if options.tiny:
+        options.questions, options.steps, options.rounds = min(options.questions, 64), 2, 1
+    tell({"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__})
     examples = sandbox_examples(options.questions, 1)
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
     if options.gpu:
-        if not torch.cuda.is_available():
-            print("skipped: --gpu needs a CUDA GPU, and there is none here")
-            sys.exit(0)
-        made = {name: shaped_like(name, examples.texts()) for name in ("flan-t5-base", "0.5b-decoder")}
+        made = {n: shaped_like(n, examples.texts(), tiny=options.tiny) for n in ("flan-t5-base", "0.5b-decoder")}
     else:
         made = {
             name: (lambda spec=SPECS[name]: make_student(spec, examples.texts())) for name in options.models.split(",")
         }
-    found["throughput"] = []
     for name, make in made.items():
-        found["throughput"].append(throughput(name, make, examples, options.steps, options.rounds))
-        print(found["throughput"][-1], flush=True)
+        throughput(name, make, examples, options.steps, options.rounds, bf16=options.gpu or gpu)
     if not options.gpu and not options.throughput_alone:
-        found["cost of teachers"] = cost_of_teachers(SPECS["tiny-seq2seq"], min(options.questions, 300))
-        for line in found["cost of teachers"]:
-            print(line, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        cost_of_teachers(SPECS["tiny-seq2seq"], min(options.questions, 300))
 
 
 if __name__ == "__main__":

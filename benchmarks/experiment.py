@@ -1,16 +1,18 @@
 """Does purification help a student? The paper's claim in a world that fits a laptop: ``make experiment``.
 
-Four simulated teachers, each an expert in one of the sandbox's four families of substances and wrong by habit about
-half the time in the others, explain questions over HTTP; nested sets of one to four of them teach a student of 137,000
-weights from scratch. Two workspaces with the same answers: gold known on every train question, and on a quarter of
-them. Steps and rate were chosen on validation, with the rationales of a teacher that is always right (``--tune``).
+Four simulated teachers, each an expert in one of the sandbox's four families of substances and often wrong by habit in
+the others, explain questions over HTTP; nested sets of one to four of them teach a student of a quarter million weights
+from scratch. Three worlds: every teacher has mistakes of its own (with gold on every train question, or on a quarter of
+them), or all share theirs, as models that read the same web may, and are wrong more often. Width, rate and steps were
+chosen on validation questions.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -29,48 +31,89 @@ from raffinate.compare_command import compare_students
 from raffinate.compare_report import markdown, shown
 from schemas.workspace import Workspace
 
-EXPERT, ELSEWHERE, HABIT = 0.95, 0.45, 1.0
-"""Share of right answers in a teacher's own family, and in the three others; share of mistakes made by habit."""
-TRAIN, VALIDATION, TEST = 800, 150, 300
-FEW = 0.25
 NAMES = ("ada", "bo", "cy", "dee")
-METHODS = ("fine-tuning", "teacher:*", "keep-all", "random", "majority", "gold-first", "plackett-luce", "consensus")
-SOME = ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first")
-PARTS = {
-    "all-labels": (1.0, "rationale-then-answer", METHODS),
-    "few-labels": (FEW, "rationale-then-answer", ("fine-tuning", "keep-all", "gold-first", "consensus")),
-    "multitask": (1.0, "multitask", SOME),
-}
-"""Part -> share of train questions with gold, objective, methods."""
+ALL = "+".join(NAMES)
+EXPERT, HABIT = 0.95, 1.0
+"""Share of right answers in a teacher's own family; share of mistakes in another that are made by habit."""
+TRAIN, VALIDATION, TEST = 800, 150, 300
+
+
+@dataclass(frozen=True)
+class World:
+    """What the teachers know, and how much of it can be checked.
+
+    Attributes:
+        elsewhere: share of right answers in the three families that are not a teacher's own.
+        school: teachers of one school make the same mistakes in a family; without it each has its own.
+        labelled: share of the train questions whose gold is known.
+    """
+
+    elsewhere: float = 0.45
+    school: str | None = None
+    labelled: float = 1.0
+
+
+WORLDS = {"own-mistakes": World(), "few-labels": World(labelled=0.25), "same-mistakes": World(0.3, "one")}
 STUDENT = {
-    "max_steps": 320,
+    "width": 96,
+    "heads": 12,
+    "max_steps": 280,
     "batch_size": 32,
-    "learning_rate": 8e-3,
-    "select_by": "last",
+    "learning_rate": 6e-3,
+    "warm_up": 0.2,
+    "eval_every": 70,
     "max_input": 64,
     "max_target": 32,
 }
 
 
-def teachers(tutor: bool) -> list[SandboxTeacher]:
-    """The four, and the one that is always right to tune with."""
-    four = [
-        SandboxTeacher(name=name, default=ELSEWHERE, competence={family: EXPERT}, habit=HABIT)
+@dataclass(frozen=True)
+class Part:
+    """Students that are compared with each other."""
+
+    world: str
+    methods: tuple[str, ...]
+    sets: str = "nested"
+    objective: str = "rationale-then-answer"
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+GROWING = ("keep-all", "majority", "consensus", "gold-first")
+PARTS = {
+    "own-mistakes": Part("own-mistakes", ("fine-tuning", "teacher:*", *GROWING)),
+    "same-mistakes": Part("same-mistakes", ("teacher:ada", *GROWING)),
+    "routers": Part("own-mistakes", ("random", "plackett-luce", "similarity", "classifier"), ALL),
+    "equal-tokens": Part("own-mistakes", ("keep-all",), ALL, settings={"batch_size": 8}),
+    "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
+    "multitask": Part(
+        "own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "gold-first"), f"ada,{ALL}", "multitask"
+    ),
+}
+QUICK = Part("own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first"), f"ada,ada+bo,{ALL}")
+
+
+def teachers(world: World | None) -> list[SandboxTeacher]:
+    """The four of a world; without one, the teacher that is always right, to tune with."""
+    if world is None:
+        return [SandboxTeacher(name="tutor", default=1.0)]
+    return [
+        SandboxTeacher(
+            name=name, default=world.elsewhere, competence={family: EXPERT}, habit=HABIT, school=world.school
+        )
         for name, family in zip(NAMES, FAMILIES, strict=True)
     ]
-    return [SandboxTeacher(name="tutor", default=1.0)] if tutor else four
 
 
-def world(folder: Path, labelled: float = 1.0, *, tutor: bool = False, cache: Path | None = None) -> Workspace:
+def make(folder: Path, world: World | None) -> Workspace:
     """Make a workspace, or open it: questions, with gold on a share of the train questions, and every answer."""
     workspace = Workspace.create(folder)
     n = TRAIN + VALIDATION + TEST
     table = questions(n, 0, list(FAMILIES), (TRAIN / n, VALIDATION / n, TEST / n))
     with workspace.lock():
-        workspace.write_questions(_unlabelled(table, 1 - labelled))
-    with SandboxServer(teachers=teachers(tutor)) as server:
-        asked = [Teacher(id=t.name, model=t.model, base_url=server.url) for t in teachers(tutor)]
-        summary = build(workspace, asked, Prompt.load("free"), Settings(cache=cache))
+        workspace.write_questions(_unlabelled(table, 1 - world.labelled if world else 0.0))
+    with SandboxServer(teachers=teachers(world)) as server:
+        asked = [Teacher(id=t.name, model=t.model, base_url=server.url) for t in teachers(world)]
+        summary = build(workspace, asked, Prompt.load("free"), Settings())
     if summary.exit_code:
         raise SystemExit(f"the teachers could not all be asked: see  raffinate status {folder}")
     return workspace
@@ -87,37 +130,43 @@ def _unlabelled(table: pa.Table, share: float) -> pa.Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("experiment"))
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of them, in this order (default: all)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="the first part with one seed and fewer methods and sets")
+    parser.add_argument("--quick", action="store_true", help="one seed, few methods and sets: minutes")
     parser.add_argument("--tune", action="store_true", help="accuracy on validation by steps, with right rationales")
     asked = parser.parse_args(arguments)
     if asked.tune:
         _tune(asked.folder)
-        return
-    for name in ["all-labels"] if asked.quick else asked.parts.split(","):
-        started = time.perf_counter()
-        labelled, objective, methods = PARTS[name]
-        workspace = world(asked.folder / ("few" if labelled < 1 else "all"), labelled)
-        with show.BuildProgress() as progress:
-            found = compare_students(
-                workspace.path,
-                SOME if asked.quick else methods,
-                sets="ada,ada+bo,ada+bo+cy+dee" if asked.quick else "nested",
-                teachers=NAMES,
-                seeds=range(1 if asked.quick else asked.seeds),
-                students=("tiny-causal",),
-                objectives=(objective,),
-                settings=STUDENT,
-                jobs=asked.jobs,
-                pictures=asked.folder / "pictures" / name,
-                on_cell=progress.students,
-            )
-        (asked.folder / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-        (asked.folder / f"{name}.md").write_text(markdown(found), encoding="utf-8")
-        shown(found)
-        print(f"{name}: {time.perf_counter() - started:,.0f} s; in {asked.folder}: {name}.json, {name}.md, pictures/")
+    elif asked.quick:
+        run("quick", QUICK, asked.folder, seeds=1, jobs=asked.jobs)
+    else:
+        for name in asked.parts.split(","):
+            run(name, PARTS[name], asked.folder, seeds=asked.seeds, jobs=asked.jobs)
+
+
+def run(name: str, part: Part, folder: Path, *, seeds: int, jobs: int) -> None:
+    """Train the students of a part, print what came out, and leave it in the folder."""
+    started = time.perf_counter()
+    workspace = make(folder / part.world, WORLDS[part.world])
+    with show.BuildProgress() as progress:
+        found = compare_students(
+            workspace.path,
+            part.methods,
+            sets=part.sets,
+            teachers=NAMES,
+            seeds=range(seeds),
+            students=("tiny-causal",),
+            objectives=(part.objective,),
+            settings={**STUDENT, **part.settings},
+            jobs=jobs,
+            pictures=folder / "pictures" / name,
+            on_cell=progress.students,
+        )
+    (folder / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    (folder / f"{name}.md").write_text(markdown(found), encoding="utf-8")
+    shown(found)
+    print(f"{name}: {time.perf_counter() - started:,.0f} s; in {folder}: {name}.json, {name}.md, pictures/{name}")
 
 
 def _tune(folder: Path) -> None:
@@ -127,15 +176,10 @@ def _tune(folder: Path) -> None:
     from distill.train import train
     from raffinate.distilling import student_settings
 
-    published = Published.open(world(folder / "tutor", tutor=True))
+    published = Published.open(make(folder / "tutor", None))
     examples, validation = read_examples(published, "teacher:tutor"), read_questions(published, "validation")
-    for rate in (4e-3, 8e-3, 2e-3):
-        settings = STUDENT | {
-            "learning_rate": rate,
-            "eval_every": 80,
-            "select_by": "accuracy",
-            "objective": "rationale-then-answer",
-        }
+    for rate in (4e-3, 6e-3, 8e-3):
+        settings = STUDENT | {"learning_rate": rate, "objective": "rationale-then-answer"}
         spec, training = student_settings({**settings, "model": "tiny-causal"})
         student = make_student(spec, examples.texts(), 0)
         done = train(student, examples, training, validation=validation)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,25 +72,33 @@ class Split:
 
 
 def load(name: str, data: Path, folder: Path) -> Corpus:
+    corpus = Corpus.of(workspace_of(name, data, folder / name), SETS[name][1])
+    everyone = (corpus.correct >= 0).sum(axis=1) >= 2  # svamp: 300 questions have one teacher's answer alone
+    return corpus.take(np.flatnonzero(everyone))
+
+
+def workspace_of(
+    name: str, data: Path, folder: Path, shares: dict[str, float] | None = None, most: int | None = None
+) -> Workspace:
+    """A set as a workspace: by default the questions on file as they are split; or split anew, and ``most`` of them."""
     dataset, teachers = SETS[name]
-    found = read_corpus(
-        data / "questions.parquet", data / "responses.parquet", Selection(datasets=[dataset], teachers=teachers)
-    )
+    taken = Selection(datasets=[dataset], teachers=teachers, split_by_hash=shares)
+    found = read_corpus(data / "questions.parquet", data / "responses.parquet", taken)
     answered = pc.is_in(found.questions["question_id"], pc.unique(found.responses["question_id"]))
     questions = found.questions.filter(answered)
+    if most is not None:
+        questions = questions.take(pa.array(np.sort(np.random.default_rng(0).permutation(len(questions))[:most])))
     split_of = dict(zip(questions["question_id"].to_pylist(), questions["split"].to_pylist(), strict=True))
-    workspace = Workspace.create(folder / name)
+    workspace = Workspace.create(folder)
     with workspace.lock():
         workspace.write_questions(questions)
         for teacher in teachers:
             rows = found.responses.filter(pc.equal(found.responses["teacher_id"], teacher))
-            splits = pa.array([split_of[i] for i in rows["question_id"].to_pylist()])
+            splits = pa.array([split_of.get(i) for i in rows["question_id"].to_pylist()], pa.string())
             parts = [(s, rows.filter(pc.equal(splits, s))) for s in SPLITS]
             workspace.write_responses(teacher, [(s, part) for s, part in parts if len(part)])
         refresh(workspace)
-    corpus = Corpus.of(workspace, teachers)
-    everyone = (corpus.correct >= 0).sum(axis=1) >= 2  # svamp: 300 questions have one teacher's answer alone
-    return corpus.take(np.flatnonzero(everyone))
+    return workspace
 
 
 class Nearest(Purifier):
@@ -143,25 +152,38 @@ def judge(corpus: Corpus, purifier: Purifier) -> Split:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(about: str | None) -> argparse.ArgumentParser:
+    """Those that every benchmark on these sets has."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random", action="store_true", help="draw the splits at random")
     parser.add_argument("--train", type=int, default=None, help="use so many train questions only")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RAFFINATE_DATA", "../shared/data")))
-    args = parser.parse_args()
+    return parser
+
+
+def table(args: argparse.Namespace, methods: Sequence[tuple[str, Callable[[Corpus], Purifier]]]) -> None:
+    """Print a row per set and method; a method is made for each split."""
     print("| set | method | accuracy | sd | gap | coverage | ece | s | worse |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     with TemporaryDirectory() as folder:
         for name in args.sets.split(","):
             corpus = load(name, args.data, Path(folder))
-            for which in args.methods.split(","):
-                purifier = Nearest() if which == "knn" else method(which)()
+            for label, made in methods:
                 parts = (split(corpus, seed, args.train, by_hash=not args.random) for seed in range(args.seeds))
-                found = [judge(part, purifier) for part in parts]
-                print(row(name, which, found), flush=True)
+                print(row(name, label, [judge(part, made(part)) for part in parts]), flush=True)
+
+
+def plain(which: str) -> Callable[[Corpus], Purifier]:
+    return lambda _: Nearest() if which == "knn" else method(which)()
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    args = parser.parse_args()
+    table(args, [(which, plain(which)) for which in args.methods.split(",")])
 
 
 def row(name: str, which: str, found: list[Split]) -> str:

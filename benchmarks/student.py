@@ -9,14 +9,12 @@ student learns from it is measured by training one.
 
 from __future__ import annotations
 
-import argparse
-import os
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from benchmarks.purifiers import SETS, judge, load, row, split
+from benchmarks.purifiers import options, table
 from purifiers.base import Purifier, Signal
 from purifiers.equipment import Equipment
 from purifiers.registry import method
@@ -55,24 +53,16 @@ def equipped(purifier: Purifier, corpus: Corpus, model: str) -> Purifier:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", default=",".join(SETS))
+    parser = options(__doc__)
     parser.add_argument("--only", default=",".join(GROUPS), help="groups: " + ", ".join(GROUPS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--train", type=int, default=None, help="use so many train questions only")
     parser.add_argument("--student", default="tiny-seq2seq", help="model id or folder")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("RAFFINATE_DATA", "../shared/data")))
     args = parser.parse_args()
-    print("| set | method | accuracy | sd | gap | coverage | ece | s | worse |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    with TemporaryDirectory() as folder:
-        for name in args.sets.split(","):
-            corpus = load(name, args.data, Path(folder))
-            for which, settings in [pair for group in args.only.split(",") for pair in GROUPS[group]]:
-                parts = [split(corpus, seed, args.train) for seed in range(args.seeds)]
-                found = [judge(part, equipped(method(which)(**settings), part, args.student)) for part in parts]
-                told = ", ".join(f"{key}={value}" for key, value in settings.items())
-                print(row(name, f"{which} {told}".strip(), found), flush=True)
+
+    def made(which: str, settings: dict[str, Any]) -> tuple[str, Callable[[Corpus], Purifier]]:
+        told = ", ".join(f"{key}={value}" for key, value in settings.items())
+        return f"{which} {told}".strip(), lambda corpus: equipped(method(which)(**settings), corpus, args.student)
+
+    table(args, [made(*pair) for group in args.only.split(",") for pair in GROUPS[group]])
 
 
 if __name__ == "__main__":

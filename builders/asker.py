@@ -9,17 +9,19 @@ kept for the table `calls`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
-from builders.ask import End, Engine, Settings, check_limit
+from builders.ask import Engine, Settings, check_limit
+from builders.engine import End
 from builders.journal import FIND, Answered, Failed, Journal, Record, cache_file
 from builders.prices import priced
+from builders.progress import Snapshot, TeacherProgress
 from builders.reply import read_completion
 from builders.requests import BATCH_ROWS, Request, Wire
 from builders.teacher import Teacher, check_teachers
@@ -92,9 +94,9 @@ class Asker:
         check_teachers(tuple(teachers))
         self.workspace, self.settings = workspace, settings or Settings()
         self.teachers = {teacher.id: priced(teacher) for teacher in teachers}
-        self._on_progress, self._serving = on_progress, serving
+        self._on_progress, self._serving, self._part = on_progress, serving, (0.0, 1.0)
         self._requests, self._cost_usd = 0, 0.0
-        self._kept = _Ledger()
+        self._kept, self._whole = _Ledger(), _Whole()
 
     def check(self, name: str) -> str:
         """Return the id if it can be asked.
@@ -110,7 +112,12 @@ class Asker:
         return name
 
     def ask(
-        self, calls: Sequence[Call], *, max_tokens: int | None = None, temperature: float | None = None
+        self,
+        calls: Sequence[Call],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        share: float = 1.0,
     ) -> list[Said]:
         """Ask, and wait for all replies; they come in the order of the calls.
 
@@ -118,6 +125,7 @@ class Asker:
             calls: what to ask; equal requests are sent once.
             max_tokens: longest reply (tokens); each teacher's own by default.
             temperature: likewise.
+            share: how much of all that will be asked is asked after these, 0..1: progress is told of the whole.
 
         Raises:
             InputError: a name or, with a cost limit, a price is unknown; or a limit was reached before all was asked.
@@ -126,14 +134,19 @@ class Asker:
         """
         plans = self._plans(calls, max_tokens, temperature)
         with Journal(cache_file(self.workspace, self.settings.cache)) as journal:
-            ends = self._run([p for p in plans.values() if p.missing(journal)], journal)
+            missing = [p for p in plans.values() if p.missing(journal)]
+            self._whole.share = self._part[0] + share * (self._part[1] - self._part[0])
+            self._whole.add(TeacherProgress(p.teacher.id, p.rows, p.rows) for p in plans.values() if p not in missing)
+            ends = self._run(missing, journal)
             theirs = {name: plan.said(journal, ends.get(name)) for name, plan in plans.items()}
             said = [next(theirs[call.to]) for call in calls]
+        if self._whole.asked:
+            self._told(Snapshot(0.0, []))
         self._check_failures(said)
         self._kept.add(said)
         return said
 
-    def _plans(self, calls: Sequence[Call], max_tokens: int | None, temperature: float | None) -> dict[str, _Calls]:
+    def _plans(self, calls: Sequence[Call], max_tokens: int | None, temperature: float | None) -> dict[str, Calls]:
         """One plan per teacher or judge asked."""
         mine: dict[str, list[Call]] = {}
         for call in calls:
@@ -143,16 +156,17 @@ class Asker:
         for name, theirs in mine.items():
             teacher = self.teachers[name]
             teacher = teacher.model_copy(update={"params": teacher.params.model_copy(update=update)})
-            plans[name] = _Calls(self.workspace, teacher, theirs, max_tokens or teacher.params.max_tokens)
+            plans[name] = Calls(self.workspace, teacher, theirs, max_tokens or teacher.params.max_tokens)
         return plans
 
-    def _run(self, plans: list[_Calls], journal: Journal) -> dict[str, End]:
+    def _run(self, plans: list[Calls], journal: Journal) -> dict[str, End]:
         if not plans:
             return {}
         check_limit(self.settings, [plan.teacher for plan in plans])
         with self._serving():
-            engine = Engine(plans, journal, _lacks(journal), self._left(), self._on_progress)
+            engine = Engine(plans, journal, _lacks(journal), self._left(), self._told)
             engine.run()
+        self._whole.add(engine.snapshot().teachers, engine.snapshot().seconds)
         self._requests += engine.requests
         self._cost_usd += engine.cost_usd
         if engine.interrupted:
@@ -189,8 +203,22 @@ class Asker:
                 "same command again to ask them, or raise build.max_failed_share in the recipe"
             )
 
+    @contextmanager
+    def part(self, start: float, end: float) -> Iterator[None]:
+        """What is asked meanwhile is the part from ``start`` to ``end`` (0..1) of all that a method will ask."""
+        self._part = (start, end)
+        try:
+            yield
+        finally:
+            self._part = (0.0, 1.0)
+
+    def _told(self, now: Snapshot) -> None:
+        if self._on_progress:
+            self._on_progress(self._whole.with_(now))
+
     def ledger(self, method: str) -> pa.Table:
-        """The calls since the last ledger was taken, as rows of `CALLS`."""
+        """The calls since the last ledger was taken, as rows of `CALLS`; progress starts anew with the next call."""
+        self._whole = _Whole()
         return self._kept.take(method)
 
 
@@ -199,7 +227,7 @@ def _lacks(journal: Journal) -> Callable[[object, Request], Request | None]:
     return lambda _, request: None if journal.settled(request.hash) else request
 
 
-class _Calls:
+class Calls:
     """All calls to one teacher or judge, as the engine walks them (`builders.requests.Work`)."""
 
     def __init__(self, workspace: Workspace, teacher: Teacher, calls: Sequence[Call], max_tokens: int) -> None:
@@ -235,7 +263,7 @@ class _Calls:
         return Request({"question_id": call.question_id}, 0, body, name, name, self._max_tokens)
 
 
-def _said(plan: _Calls, call: Call, request_hash: str, record: Record | None, end: End | None) -> Said:
+def _said(plan: Calls, call: Call, request_hash: str, record: Record | None, end: End | None) -> Said:
     """What the journal knows of a call, and its row in the ledger."""
     completion = read_completion(record.reply) if record and record.reply else None
     answered = isinstance(record, Answered)
@@ -272,6 +300,34 @@ def _outcome(record: Record | None, end: End | None) -> tuple[str, str | None, s
     if isinstance(record, Failed):
         return "failed", record.error_class, record.message
     return "failed", end.error_class if end else "not_asked", end.message if end else "it was not asked"
+
+
+@dataclass
+class _Whole:
+    """How far a method is that asks in several rounds, as if they were one.
+
+    Attributes:
+        asked: counts of the rounds that are over.
+        seconds: they took.
+        share: of all rounds, how much is over with the one under way (0..1).
+    """
+
+    asked: dict[str, TeacherProgress] = field(default_factory=dict)
+    seconds: float = 0.0
+    share: float = 1.0
+
+    def add(self, teachers: Iterable[TeacherProgress], seconds: float = 0.0) -> None:
+        """A round is over."""
+        self.asked, self.seconds = self._sum(teachers), self.seconds + seconds
+
+    def with_(self, now: Snapshot) -> Snapshot:
+        """All rounds with the one under way; totals are what they come to if the rest is like that."""
+        counts = self._sum(now.teachers).values()
+        expected = [replace(c, total=max(c.total, round(c.total / max(self.share, 1e-9)))) for c in counts]
+        return Snapshot(self.seconds + now.seconds, expected)
+
+    def _sum(self, teachers: Iterable[TeacherProgress]) -> dict[str, TeacherProgress]:
+        return self.asked | {t.teacher_id: t.after(self.asked.get(t.teacher_id)) for t in teachers}
 
 
 @dataclass

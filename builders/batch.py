@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import orjson
 
-from builders.ask import ASK_ROWS, End, Pick, Shared, advice
+from builders.ask import ASK_ROWS, Pick, Shared, advice
 from builders.batch_log import BatchLog, Submitted
 from builders.batch_server import ENDED, ENDPOINT, BatchServer, Refused, read_line
 from builders.client import RETRIED, STOPS_TEACHER, Failure, Reply
+from builders.engine import End
 from builders.flow import backoff_s
 from builders.journal import Answered, Failed, Record, now_ms
 from builders.progress import TeacherProgress

@@ -16,8 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builders.ask import End, Engine, Pick, Settings, check_limit
+from builders.ask import Engine, Pick, Settings, check_limit
 from builders.batch_log import BatchLog
+from builders.engine import BaseEngine, End
 from builders.follow_up import due, follow_up, missing_turn
 from builders.journal import Answered, Journal, cache_file, now_ms, own_file
 from builders.prices import priced
@@ -269,7 +270,7 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     settings: Settings,
     on_progress: OnProgress | None,
     done: Collection[str] = (),
-) -> Engine | RayEngine:
+) -> BaseEngine:
     check_limit(settings, [plan.teacher for plan in plans])
     engine = _engine(settings)(plans, journal, pick, settings, on_progress, done)
     engine.run()
@@ -285,7 +286,7 @@ def _engine(settings: Settings) -> type[Engine | RayEngine]:
 
 
 def _write(
-    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine | RayEngine, settings: Settings
+    workspace: Workspace, plans: list[Plan], journal: Journal, engine: BaseEngine, settings: Settings
 ) -> BuildSummary:
     from schemas.database import refresh
 

@@ -6,6 +6,7 @@ its ending says, a line that is no JSON.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,22 @@ def refuse_first(frame: pl.DataFrame, is_bad: pl.Expr, message: str) -> None:
     if bad.height:
         row = bad.to_dicts()[0]
         raise InputError(f"{where(row)}: {message.format(**row)}")
+
+
+def as_text(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """Make columns text, numbers included.
+
+    Raises:
+        InputError: one holds a list or an object; names the first such row.
+    """
+    import polars as pl
+
+    for name in columns:
+        if frame.schema[name].is_nested():
+            kind = "an object" if frame.schema[name] == pl.Struct else "a list"
+            refuse_first(frame, pl.col(name).is_not_null(), f"{name} must be a text, not {kind}")
+            frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name))
+    return frame.with_columns(pl.col(columns).cast(pl.String, strict=False))
 
 
 def where(row: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builders.files import FILE, read_files, refuse_first, require, where
+from builders.files import FILE, as_text, read_files, refuse_first, require, where
 from builders.import_formats import Layout, read_foreign
 from builders.numbers import canonical_number
 from builders.questions import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 _KEY = ("question_id", "teacher_id", "sample_idx")
 
 
@@ -140,7 +141,7 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
         rows = rows.rename({"teacher": "teacher_id"})
     require(rows, {name: name for name in ("question_id", "teacher_id", "rationale")})
     names = ("question_id", "teacher_id", "rationale", "predicted_answer", "dataset", "source", "status")
-    rows = rows.with_columns(pl.col([n for n in names if n in rows.columns]).cast(pl.String))
+    rows = as_text(rows, [n for n in names if n in rows.columns])
     for name in ("question_id", "teacher_id"):
         refuse_first(rows, pl.col(name).fill_null("").str.strip_chars() == "", f"{name} is empty")
     if "status" in rows.columns:
@@ -210,17 +211,55 @@ def _fill(frame: pl.DataFrame) -> pl.DataFrame:
     types = pl.DataFrame(RESPONSES.arrow.empty_table()).schema
     missing = [name for name in types if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, dtype=types[name]).alias(name) for name in missing)
+    frame = as_text(frame, [name for name, kind in types.items() if kind == pl.String])
+    for name, kind in types.items():
+        frame = _typed(frame, name, kind)
     file_name = pl.col(FILE).str.split("/").list.last()
     blank = pl.col("rationale").fill_null("").str.strip_chars() == ""
     return frame.with_columns(
         pl.col("sample_idx").fill_null(0),
-        pl.col("gold_shown").cast(pl.Boolean).fill_null(value=False),
+        pl.col("gold_shown").fill_null(value=False),
         pl.col("source").fill_null(file_name),
         pl.when(blank).then(None).otherwise(pl.col("rationale")).alias("rationale"),
-        pl.col("is_correct").cast(pl.Boolean).alias("_is_correct"),
+        pl.col("is_correct").alias("_is_correct"),
         pl.col("predicted_answer").str.strip_chars().alias("_said"),
         (pl.col("status").is_null() & blank).alias("_empty"),
     )
+
+
+def _typed(frame: pl.DataFrame, name: str, kind: pl.DataType) -> pl.DataFrame:
+    """Give a column its type; texts, as CSV has them, are read, and empty ones are null."""
+    import polars as pl
+
+    given, value = frame.schema[name], pl.col(name)
+    if given == kind or kind.is_nested():
+        return frame
+    if given.is_nested():
+        refuse_first(frame, value.is_not_null(), f"{name} must be one value, not several")
+        value = pl.lit(None)
+    elif given == pl.String:
+        text = value.str.strip_chars().str.to_lowercase()
+        frame = frame.with_columns(pl.when(text != "").then(value).alias(name))
+        if kind == pl.Boolean:
+            value = text.replace_strict(_TRUTHS, default=None, return_dtype=pl.Boolean)
+        else:
+            value = _time(value) if kind == pl.Datetime else text
+    is_bad = pl.col(name).is_not_null() & value.cast(kind, strict=False).is_null()
+    what = (
+        "true or false"
+        if kind == pl.Boolean
+        else "a time like 2026-01-31T12:00:00Z"
+        if kind == pl.Datetime
+        else "a number"
+    )
+    refuse_first(frame, is_bad, f"{name} '{{{name}}}' is not {what}")
+    return frame.with_columns(value.cast(kind, strict=False).alias(name))
+
+
+def _time(text: pl.Expr) -> pl.Expr:
+    """Read times with a zone; a blank may stand for the T."""
+    joined = text.str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
+    return joined.str.to_datetime("%+", time_unit="ms", time_zone="UTC", strict=False)
 
 
 def _judge(frame: pl.DataFrame, on_file: frozenset[str], take: Selection) -> tuple[pl.DataFrame, list[Note]]:

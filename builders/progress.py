@@ -60,9 +60,24 @@ class TeacherProgress:
         """Add a reply's cost; one unknown makes the sum unknown."""
         self.cost_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
 
+    def after(self, earlier: TeacherProgress | None) -> TeacherProgress:
+        """The counts with those of an earlier run; how things stand at the moment is as now."""
+        if earlier is None:
+            return self
+        sums = {name: getattr(earlier, name) + getattr(self, name) for name in SUMMED}
+        costs = (earlier.cost_usd, self.cost_usd)
+        cost = None if None in costs else sum(c for c in costs if c is not None)
+        return replace(self, **sums, cost_usd=cost)
+
     def copy(self) -> TeacherProgress:
         """The counts as they are now."""
         return replace(self, failures=self.failures.copy())
+
+
+SUMMED = (
+    *("total", "cached", "ok", "truncated", "refused", "failed", "repeats"),
+    *("prompt_tokens", "completion_tokens", "follow_ups", "failures"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""Questions of large Parquet files, part by part, so that memory does not grow with their number.
+"""Questions of large Parquet, JSONL and CSV files, part by part, so that memory does not grow with their number.
 
 A part is made questions by itself. That gives the questions of the whole where the parts agree on what only the whole
 can know: the task of open questions per dataset, whether there are ids and splits, and that no id comes twice. Whether
-they did is known at the end; where not, the whole is read at once, which also finds the words for what is wrong.
+they did is known at the end; where not, the whole is read at once, which also finds the words for what is wrong. The
+types of the columns are those of the whole from the start: JSONL is looked through for them first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
 PART_ROWS = 32_768
+PART_BYTES = 1 << 23
 
 
 class _NotInParts(Exception):
@@ -53,23 +55,34 @@ def write_parts(workspace: Workspace, parts: Iterable[pa.Table], source: Questio
         workspace.write_questions(load_questions(source, base_dir))
 
 
-def _large(source: QuestionSource, base_dir: Path) -> list[Path]:
-    """The files, if they are Parquet of one schema and too many rows for one part."""
+def _large(source: QuestionSource, base_dir: Path) -> dict[Path, pl.DataFrame]:
+    """The files, each with no row of its columns, if they can be read in parts and are too large for one."""
+    import polars as pl
+
     if source.path is None or source.preset is not None or source.limit is not None:
-        return []
+        return {}
     files = find_files(source.path, base_dir)
-    if any(file.suffix.lower() != ".parquet" for file in files):
-        return []
+    if any(file.suffix.lower() not in _FORMATS for file in files):
+        return {}
     try:
-        heads = [pq.read_metadata(file) for file in files]
-    except (pa.ArrowInvalid, OSError):
-        return []
-    alike = all(head.schema.to_arrow_schema().equals(heads[0].schema.to_arrow_schema()) for head in heads)
-    return files if alike and sum(head.num_rows for head in heads) > PART_ROWS else []
+        if sum(map(_size, files)) <= 1:
+            return {}
+        heads = {file: _FORMATS[file.suffix.lower()].head(file) for file in files}
+        pl.concat(heads.values(), how="diagonal_relaxed")
+    except (pa.ArrowInvalid, pl.exceptions.PolarsError, OSError):
+        return {}
+    return heads
 
 
-def _parts(source: QuestionSource, files: list[Path]) -> Iterator[pa.Table]:
-    rule, defaults = split_rule(source), Defaults(source.dataset or files[0].stem, source.task, source.domain)
+def _size(file: Path) -> float:
+    """How many parts it makes."""
+    if file.suffix.lower() == ".parquet":
+        return float(pq.read_metadata(file).num_rows) / PART_ROWS
+    return file.stat().st_size / PART_BYTES
+
+
+def _parts(source: QuestionSource, files: Mapping[Path, pl.DataFrame]) -> Iterator[pa.Table]:
+    rule, defaults = split_rule(source), Defaults(source.dataset or next(iter(files)).stem, source.task, source.domain)
     agreement = _Agreement()
     for rows in _frames(files):
         named = renamed(rows, source.columns)
@@ -79,17 +92,80 @@ def _parts(source: QuestionSource, files: list[Path]) -> Iterator[pa.Table]:
     agreement.check()
 
 
-def _frames(files: list[Path]) -> Iterator[pl.DataFrame]:
+def _frames(files: Mapping[Path, pl.DataFrame]) -> Iterator[pl.DataFrame]:
     import polars as pl
 
-    for file in files:
-        check_version(pq.read_schema(file), str(file))
+    columns = pl.concat(files.values(), how="diagonal_relaxed")
+    for file, head in files.items():
         done = 0
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(PART_ROWS):
-                frame = pl.DataFrame(pl.from_arrow(batch)).with_row_index(ROW, offset=done + 1)
+        try:
+            for rows in _FORMATS[file.suffix.lower()].parts(file, head):
+                frame = pl.concat([columns, rows], how="diagonal_relaxed").with_row_index(ROW, offset=done + 1)
                 done += frame.height
                 yield frame.with_columns(pl.lit(str(file)).alias(FILE), pl.col(ROW).cast(pl.UInt32))
+        except pl.exceptions.PolarsError:
+            raise _NotInParts from None
+        if not done:
+            raise _NotInParts
+
+
+class _Format(NamedTuple):
+    """``head`` gives no row of all columns of a file, ``parts`` all rows of a file with that head."""
+
+    head: Callable[[Path], pl.DataFrame]
+    parts: Callable[[Path, pl.DataFrame], Iterator[pl.DataFrame]]
+
+
+def _parquet_head(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    check_version(pq.read_schema(file), str(file))
+    return pl.DataFrame(pq.read_schema(file).empty_table())
+
+
+def _parquet_parts(file: Path, _: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(PART_ROWS):
+            yield pl.DataFrame(pl.from_arrow(batch))
+
+
+def _json_lines_head(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame(schema=pl.scan_ndjson(file, infer_schema_length=None).collect_schema())
+
+
+def _json_lines_parts(file: Path, head: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    with file.open("rb") as opened:
+        while block := opened.read(PART_BYTES) + opened.readline():
+            frame = pl.read_ndjson(block, schema=head.schema)
+            if frame.height != len(block.splitlines()):  # blank lines: rows would not be lines
+                raise _NotInParts
+            yield frame
+
+
+def _csv_head(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame(schema=pl.scan_csv(file, infer_schema=False).collect_schema())
+
+
+def _csv_parts(file: Path, _: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    yield from pl.scan_csv(file, infer_schema=False).collect_batches(chunk_size=PART_ROWS)
+
+
+_FORMATS = {
+    ".parquet": _Format(_parquet_head, _parquet_parts),
+    ".jsonl": _Format(_json_lines_head, _json_lines_parts),
+    ".ndjson": _Format(_json_lines_head, _json_lines_parts),
+    ".csv": _Format(_csv_head, _csv_parts),
+}
 
 
 class _Agreement:

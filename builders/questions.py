@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from builders.files import FILE, ROW, refuse_first, require, where
+from builders.files import FILE, ROW, as_text, refuse_first, require, where
 from builders.numbers import canonical_number
 from schemas.errors import InputError, nearest
 from schemas.tables import QUESTIONS, SPLITS, TASKS
@@ -151,7 +151,7 @@ def _text_columns(rows: pl.DataFrame, defaults: Defaults) -> pl.DataFrame:
 
     missing = {name: pl.lit(None, dtype=pl.String) for name in (*_TEXTS, "choices") if name not in rows.columns}
     whole = rows.schema.get("answer", pl.String()).is_integer()
-    frame = rows.with_columns(**missing).with_columns(pl.col(_TEXTS).cast(pl.String, strict=False))
+    frame = as_text(rows.with_columns(**missing), _TEXTS)
     answer = pl.col("answer").str.strip_chars()
     return frame.with_columns(
         pl.lit(whole).alias(_INT_ANSWER),
@@ -185,6 +185,9 @@ def _long_choices(frame: pl.DataFrame) -> pl.DataFrame:
         raise InputError(f"{frame[FILE][0]}: choices must be a list, not {kind}")
     else:
         chosen = chosen.clear().with_columns(label=pl.lit(None, dtype=pl.String), text=pl.lit(None, dtype=pl.String))
+    for name in ("label", "text"):
+        if chosen.schema[name].is_nested():
+            refuse_first(chosen, pl.col(name).is_not_null(), f"the {name} of an option of choices must be a text")
     label = pl.col("label").cast(pl.String).str.strip_chars()
     return chosen.select(
         "_i", FILE, ROW, pl.int_range(pl.len()).over("_i").alias("pos"),
@@ -198,6 +201,8 @@ def _of_struct(chosen: pl.DataFrame, kind: Any) -> pl.DataFrame:
     import polars as pl
 
     _need_label_and_text(chosen, [f.name for f in kind.fields])
+    if any(field.name in ("label", "text") and not isinstance(field.dtype, pl.List) for field in kind.fields):
+        refuse_first(chosen, pl.col("choices").is_not_null(), "label and text of choices must be lists")
     parts = chosen.unnest("choices")
     refuse_first(
         parts,
@@ -229,16 +234,18 @@ def _options(row: dict[str, Any]) -> list[dict[str, Any]]:
         value = orjson.loads(row["choices"])
     except orjson.JSONDecodeError as error:
         raise InputError(f'{where(row)}: choices are not JSON: write them as ["first", "second"]') from error
-    if isinstance(value, dict):
-        lists = set(value) == {"label", "text"}
-        pairs = zip(value["label"], value["text"], strict=False) if lists else value.items()
-        return [{"label": str(label), "text": str(text)} for label, text in pairs]
+    if isinstance(value, dict) and set(value) == {"label", "text"} and all(isinstance(v, list) for v in value.values()):
+        value = [{"label": label, "text": text} for label, text in zip(value["label"], value["text"], strict=False)]
+    elif isinstance(value, dict):
+        value = [{"label": label, "text": text} for label, text in value.items()]
     if not isinstance(value, list):
         raise InputError(f"{where(row)}: choices must be a list, not {value!r}")
-    return [
-        {"label": o.get("label"), "text": o.get("text")} if isinstance(o, dict) else {"label": None, "text": str(o)}
-        for o in value
-    ]
+    options = [o if isinstance(o, dict) else {"text": o} for o in value]
+    for option in options:
+        for name in ("label", "text"):
+            if isinstance(option.get(name), dict | list):
+                raise InputError(f"{where(row)}: the {name} of an option of choices must be a text")
+    return [{name: None if o.get(name) is None else str(o[name]) for name in ("label", "text")} for o in options]
 
 
 def _labelled(frame: pl.DataFrame, options: pl.DataFrame) -> pl.DataFrame:

@@ -11,18 +11,17 @@ dataset wants all its input when it starts, while a plan is made as it is asked.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.ask import GRACE_S, TICK_S, End, Pick, Settings
+from builders.ask import GRACE_S, TICK_S, Pick, Settings
+from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
 from builders.journal import Answered, Failed, Journal, Record, now_ms
-from builders.progress import OnProgress, Snapshot, TeacherProgress
+from builders.progress import OnProgress, TeacherProgress
 from builders.ray_worker import Done, Worker, gpus_of, packed
 from builders.requests import Plan, Request
 from builders.teacher import Teacher
@@ -88,8 +87,8 @@ class _Teacher:
         return seat if seat.blocks[self.teacher.id] < self.most_blocks else None
 
 
-class RayEngine:
-    """One run over some plans; to callers it is `builders.ask.Engine`.
+class RayEngine(BaseEngine):
+    """One run over some plans, from the machines of a cluster.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -105,34 +104,39 @@ class RayEngine:
         on_progress: OnProgress | None,
         done: Collection[str] = (),
     ) -> None:
-        self._plans, self._journal, self._pick = plans, journal, pick
-        self._settings, self._on_progress = settings, on_progress
-        self._idle = [TeacherProgress(p.teacher.id, p.rows, cached=p.rows) for p in plans if p.teacher.id in done]
+        super().__init__(plans, on_progress, done)
         self._asked = [plan for plan in plans if plan.teacher.id not in done]
-        self._teachers: list[_Teacher] = []
+        self._journal, self._pick, self._settings = journal, pick, settings
+        self._askers: list[_Teacher] = []
         self._under_way: dict[Any, _Block] = {}
         self._pending: set[str] = set()
         self._sent = self._reserved = 0
         self._cost_usd = 0.0
-        self._started, self._finished, self._reported = time.monotonic(), 0.0, 0.0
-        self.interrupted = False
+        self._reported = 0.0
 
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended."""
         for plan in self._asked:
             _check_teacher(plan.teacher)
         if self._asked:
-            with _ray() as ray, self._signals():
+            self._ask_groups()
+        self._finished = time.monotonic()
+        self._report()
+
+    def _ask_groups(self) -> None:
+        try:
+            with _ray(self._interrupt) as ray, on_interrupt(self._interrupt):
                 for group in _groups(self._asked):
                     if not self.interrupted:
                         self._ask_group(ray, group)
-        self._finished = time.monotonic()
-        self._report()
+        except TeacherError:
+            if not self.interrupted:  # else nobody wants to know why Ray did not start
+                raise
 
     def _ask_group(self, ray: Any, plans: Sequence[Plan]) -> None:
         seats = _seats(ray, [plan.teacher for plan in plans], self._settings)
         teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in plans]
-        self._teachers += teachers
+        self._askers += teachers
         try:
             self._ask_all(ray, teachers)
         finally:
@@ -160,6 +164,7 @@ class RayEngine:
             for ref in ready:
                 self._take(ray, ref)
             if time.monotonic() - self._reported > TICK_S:
+                self._reported = time.monotonic()
                 self._report()
 
     def _blocks(self, asker: _Teacher) -> Iterator[list[Pair]]:
@@ -267,45 +272,12 @@ class RayEngine:
 
     def _stop(self, teachers: Sequence[_Teacher]) -> None:
         for each in teachers:
-            each.end = each.end or End("not_asked", "the run was interrupted: run the build again to go on")
+            each.end = each.end or INTERRUPTED
         for seat in {id(s): s for each in teachers for s in each.seats}.values():
             seat.actor.stop.remote()
 
-    def _report(self) -> None:
-        self._reported = time.monotonic()
-        if self._on_progress:
-            self._on_progress(self.snapshot())
-
-    def snapshot(self) -> Snapshot:
-        """How far the run is."""
-        counts = {p.teacher_id: p.copy() for p in (*self._idle, *(each.progress for each in self._teachers))}
-        ordered = [counts[plan.teacher.id] for plan in self._plans if plan.teacher.id in counts]
-        return Snapshot((self._finished or time.monotonic()) - self._started, ordered)
-
-    def ends(self) -> dict[str, End]:
-        """The teachers that were ended before their plan was through, and why."""
-        return {each.teacher.id: each.end for each in self._teachers if each.end is not None}
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM end the run in good order; a second one kills it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def interrupt(_: int, __: object) -> None:
-            self.interrupted = True
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        for number in before:
-            signal.signal(number, interrupt)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _interrupt(self) -> None:
+        self.interrupted = True
 
 
 def _lost(request: Request, error: Exception) -> Failed:
@@ -324,8 +296,11 @@ def _check_teacher(teacher: Teacher) -> None:
 
 
 @contextmanager
-def _ray() -> Iterator[Any]:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine meanwhile."""
+def _ray(interrupt: Callable[[], None]) -> Iterator[Any]:
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine meanwhile.
+
+    Ctrl-C as it starts is only noted, by ``interrupt``: an exception would be lost where Ray forks its processes.
+    """
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
@@ -337,7 +312,8 @@ def _ray() -> Iterator[Any]:
         return
     local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "object_store_memory": 128 << 20}
     try:
-        ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **local)
+        with on_interrupt(interrupt):
+            ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **local)
     except Exception as error:  # Ray has no class of its own for it
         ray.shutdown()
         raise TeacherError(f"Ray cannot be reached or started: {str(error).splitlines()[0]}") from None

@@ -18,8 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from builders.ask import TICK_S, End, Replica, Settings, Shared, TeacherAsker
+from builders.ask import TICK_S, Replica, Settings, Shared, TeacherAsker
 from builders.client import connections
+from builders.engine import End
 from builders.flow import Breaker, Gate, Pacer
 from builders.journal import Record
 from builders.requests import Request

@@ -22,7 +22,7 @@ from builders.reply import Completion, read_completion
 from schemas.tables import RESPONSES
 
 if TYPE_CHECKING:
-    from builders.ask import End
+    from builders.engine import End
     from builders.requests import Plan, Request
 
 NOT_ASKED = ("not_asked", "it was not asked yet: run the build again")

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.database import query
 from schemas.errors import InputError, nearest
 from schemas.parquet import completed, write_splits
 from schemas.tables import CALLS, KEEP_ALL, PURIFIED, REJECTED, SPLITS, Table
@@ -50,13 +51,20 @@ def choose(workspace: Workspace, methods: Collection[str] | None, excluded: Coll
     """Check the names.
 
     Raises:
-        InputError: a method or teacher is not in the workspace, or no teacher would be left.
+        InputError: a method, teacher or judge is not in the workspace, or no teacher would be left.
     """
     _check_known("method", methods or (), workspace.methods(), workspace)
-    _check_known("teacher", excluded, workspace.teachers(), workspace)
-    if excluded and set(excluded) == set(workspace.teachers()):
+    _check_known("teacher", excluded, [*workspace.teachers(), *_judges(workspace)] if excluded else [], workspace)
+    if excluded and set(excluded) >= set(workspace.teachers()):
         raise InputError(f"every teacher of {workspace.path} is excluded: nothing would be left to publish")
     return Choice(frozenset(workspace.methods() if methods is None else methods), frozenset(excluded))
+
+
+def _judges(workspace: Workspace) -> list[str]:
+    """Who was asked by purifiers and is no teacher."""
+    asked = "SELECT DISTINCT judge_id FROM calls WHERE judge_id NOT IN (SELECT teacher_id FROM responses) ORDER BY ALL"
+    names: list[str] = query(workspace, asked)["judge_id"].to_pylist()
+    return names
 
 
 def _check_known(what: str, asked: Collection[str], known: list[str], workspace: Workspace) -> None:

@@ -1,7 +1,7 @@
 """The report: one HTML file to look at a workspace, that needs no network, no server and no other file.
 
-Figures are HTML tables with bars and shades, the calibration a small SVG, all made here by the template: they are
-there without JavaScript, are read by screen readers, print, and follow light and dark. A chart library (Vega-Lite)
+Figures are HTML tables with bars and shades, calibration and students small SVGs, all made here by the template: they
+are there without JavaScript, are read by screen readers, print, and follow light and dark. A chart library (Vega-Lite)
 would add 0.8 MB to each file, needs ``eval`` or an interpreter for it, and draws on a canvas that no keyboard enters.
 JavaScript serves the list of questions alone (`report.js`).
 
@@ -27,6 +27,7 @@ from cards.facts import best_method, facts_of
 from cards.markdown import plain
 from cards.report_data import MOST_LISTED, Packed, choices_of, number_questions, pack
 from cards.report_stats import overview
+from cards.report_students import MOST_GROUPS, MOST_PANELS, students
 from schemas.corpus import Corpus
 from schemas.database import connect
 from schemas.tables import KEEP_ALL, SPLITS
@@ -85,6 +86,10 @@ def render(workspace: Workspace) -> str:
         style=style,
         script=script,
         policy=_policy(style, script),
+        students=students(con),
+        most_groups=MOST_GROUPS,
+        most_panels=MOST_PANELS,
+        keep_all=KEEP_ALL,
         **overview(con, corpus, facts, choices),
     )
 

@@ -81,7 +81,6 @@ def overview(con: duckdb.DuckDBPyConnection, corpus: Corpus, facts: Facts, choic
         "methods": methods(corpus, facts, choices),
         "calibration": calibration(con),
         "costs": _rows(con, COSTS),
-        "cmv": _rows(con, "FROM cmv ORDER BY base_model, cmv DESC"),
         "lengths": dict(con.sql(LENGTHS).fetchall()),
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from distill.data import FINE_TUNING, Examples
 from distill.encode import Encoder, Ids
 from distill.spec import Training
 from schemas.layout import PREDICT, explain_prefix
+
+if TYPE_CHECKING:
+    import torch
 
 Ints = npt.NDArray[np.int64]
 
@@ -149,6 +152,11 @@ class Order:
         sorted_ = np.concatenate([w[np.argsort(self.length[w], kind="stable")] for w in windows])
         batches = [sorted_[i : i + self.batch_size] for i in range(0, len(sorted_), self.batch_size)]
         return [batches[i] for i in random.permutation(len(batches))]
+
+
+def overhead(device: torch.device) -> int:
+    """What another pass costs, as so many tokens: launching it against computing them."""
+    return {"cpu": 256, "cuda": 4096}.get(device.type, 1024)
 
 
 def passes(rows: Rows, chosen: Ints, *, most: int, overhead: int, joined: bool) -> list[Ints]:

@@ -158,6 +158,14 @@ def read_questions(published: Published, split: str) -> Questions:
     )
 
 
+def read_validation(published: Published) -> Questions | None:
+    """The labelled validation questions; None where there are none."""
+    try:
+        return read_questions(published, "validation")
+    except InputError:
+        return None
+
+
 def read_examples(
     published: Published,
     method: str,

@@ -23,6 +23,7 @@ from distill.batches import Ints, Texts, rows_of_pairs
 from distill.data import Questions
 from distill.encode import ANSWER_LINE
 from distill.loss import nll_of
+from distill.memory import in_halves
 from distill.model import StudentModel
 from distill.spec import Objective
 from schemas.errors import InputError
@@ -114,11 +115,15 @@ def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, mos
     texts = Texts.of(student.encoder.prompts(prompts))
     order = np.argsort(texts.lengths, kind="stable")[::-1]
     said = [""] * len(prompts)
+
+    def compute(part: Ints) -> None:
+        for i, text in zip(part, _write(student, texts, part, new_tokens), strict=True):
+            said[i] = text
+
     while len(order):
         size = max(int(most // (texts.lengths[order[0]] + new_tokens)), 1)
         part, order = order[:size], order[size:]
-        for i, text in zip(part, _write(student, texts, part, new_tokens), strict=True):
-            said[i] = text
+        in_halves(compute, part)
     return said
 
 

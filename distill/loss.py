@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.batches import Ints, Rows, as_tensors, padded, passes
+from distill.memory import in_halves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,10 +124,14 @@ def nll_of(student: StudentModel, rows: Rows, *, most: int = 16384) -> Floats:
     import torch
 
     found = np.zeros(len(rows))
+
+    def compute(part: Ints) -> None:
+        found[part] = row_nll(student, rows, part).cpu().numpy()
+
     was_training = student.model.training
     student.model.eval()
     with torch.no_grad():
         for part in passes(rows, np.arange(len(rows)), most=most, overhead=most, joined=not student.is_seq2seq):
-            found[part] = row_nll(student, rows, part).cpu().numpy()
+            in_halves(compute, part)
     student.model.train(was_training)
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,19 @@ def _check_extra() -> None:
 
 
 def best_device() -> torch.device:
-    """This process's GPU if there is one, else the CPU."""
-    import os
+    """This process's GPU if there are any, else the CPU.
 
+    Raises:
+        InputError: more processes were started than there are GPUs.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(f"no GPU is left for process {number + 1}: start one for each GPU ({there})")
+    return torch.device("cuda", number)
 
 
 def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
@@ -224,8 +230,3 @@ def _peft_warnings_hidden() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def texts_of(columns: Sequence[Sequence[str | None]]) -> list[str]:
-    """The distinct texts of some columns in order, to train a tokenizer on."""
-    return list(dict.fromkeys(text for column in columns for text in column if text))

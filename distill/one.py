@@ -8,14 +8,24 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from distill.data import FINE_TUNING, KEEP_ALL, ONE_TEACHER, Examples, Questions, read_examples, read_questions
+from distill.data import (
+    FINE_TUNING,
+    KEEP_ALL,
+    ONE_TEACHER,
+    Examples,
+    Questions,
+    read_examples,
+    read_questions,
+    read_validation,
+)
 from distill.evaluate import evaluate
+from distill.memory import ran_out
 from distill.model import StudentModel, make_student
 from distill.source import Published
 from distill.spec import Objective, StudentSpec, Training
 from distill.students import Judged, student_rows
 from distill.train import OnProgress, Trained, train
-from schemas.errors import InputError
+from schemas.errors import RaffinateError
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
     examples = read_examples(published, method, teachers, weight_by=weight_by)
     judged_on = [read_questions(published, "test")] if tests is None else list(tests)
     student = make_student(spec, examples.texts(), training.seed)
-    validation = _validation(published)
+    validation = read_validation(published)
     trained = train(student, examples, training, validation=validation, folder=folder, on_progress=on_progress)
     judged = [judge(student, questions, training.objective) for questions in judged_on]
     had = teachers_of(published, examples, teachers)
@@ -66,11 +76,23 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
 
 
 def judge(student: StudentModel, questions: Questions, objective: Objective) -> Judged:
-    """What a student writes, and which options it finds likeliest where there are options."""
+    """What a student writes, and which options it finds likeliest where there are options.
+
+    Raises:
+        RaffinateError: memory does not hold the answer to a single question.
+    """
     has_options = any(questions.choices)
-    return Judged(
-        evaluate(student, questions, objective),
-        evaluate(student, questions, objective, "likelihood") if has_options else None,
+    try:
+        return Judged(
+            evaluate(student, questions, objective),
+            evaluate(student, questions, objective, "likelihood") if has_options else None,
+        )
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    raise RaffinateError(
+        f"out of memory for a single question of {questions.dataset}: set a smaller max_input or max_target, or take a "
+        "smaller model"
     )
 
 
@@ -83,11 +105,3 @@ def teachers_of(published: Published, examples: Examples, wanted: Sequence[str] 
     if examples.method.startswith(ONE_TEACHER):
         return [examples.method.removeprefix(ONE_TEACHER)]
     return list(wanted or published.teachers())
-
-
-def _validation(published: Published) -> Questions | None:
-    """The labelled validation questions; None where there are none."""
-    try:
-        return read_questions(published, "validation")
-    except InputError:
-        return None

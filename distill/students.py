@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distill.data import FINE_TUNING
 from distill.evaluate import Evaluated
 from distill.spec import Training
 from distill.train import Trained
@@ -45,6 +46,10 @@ def student_rows(  # noqa: PLR0913  the last for a comparison alone
         judged: how well it answers.
         comparison: the comparison that it belongs to.
     """
+    prediction, rationale = trained.prediction_loss, trained.rationale_loss
+    explained = method != FINE_TUNING
+    if not explained:  # under rationale-then-answer its answers stand where rationales would
+        prediction, rationale = rationale if prediction is None else prediction, None
     about = {
         "run_id": trained.run_id,
         "method": method,
@@ -53,9 +58,9 @@ def student_rows(  # noqa: PLR0913  the last for a comparison alone
         "base_model": trained.student.spec.label,
         "objective": training.objective,
         "comparison": comparison,
-        "prediction_loss": trained.prediction_loss,
-        "rationale_loss": trained.rationale_loss,
-        "rationale_tokens": trained.rationale_tokens,
+        "prediction_loss": prediction,
+        "rationale_loss": rationale,
+        "rationale_tokens": trained.rationale_tokens if explained else 0,
         "seconds": trained.seconds,
         "tokens_per_second": trained.tokens_per_second,
         "device": trained.device,

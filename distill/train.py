@@ -21,11 +21,12 @@ import numpy as np
 import orjson
 
 from distill import checkpoint, several
-from distill.batches import Ints, Order, passes, rows_of, rows_of_pairs
+from distill.batches import Ints, Order, overhead, passes, rows_of, rows_of_pairs
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
 from distill.loss import coefficients, nll_of, row_nll, task_weights
+from distill.memory import ran_out
 from distill.model import StudentModel
 from distill.spec import Training
 from schemas.errors import InputError, RaffinateError
@@ -34,8 +35,6 @@ from schemas.layout import PREDICT
 if TYPE_CHECKING:
     import torch
 
-OVERHEAD = {"cpu": 256, "cuda": 4096}
-"""What another pass costs, as so many tokens: launching it against computing them."""
 REMEMBERED = 100
 """Steps that the final training losses are the mean of."""
 LOOK_EVERY = 10
@@ -120,7 +119,7 @@ def train(  # noqa: PLR0913  what a caller may give, most of it optional
         InputError: nothing can be learnt from the examples under this objective.
         RaffinateError: the loss diverged, or memory ran out; says what to do.
         WorkspaceError: the folder holds another training's checkpoint, or cannot be written.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        KeyboardInterrupt: after Ctrl-C, of all processes after the same step, with a checkpoint written.
     """
     run = _Run(student, examples, training, validation=validation, folder=folder)
     run.on_progress = on_progress
@@ -167,6 +166,8 @@ class _Run:
         self.identity = self._identity(examples)
         if folder is not None and (found := checkpoint.read(folder, self.identity, self._state())):
             self.at, self.best = found
+        if several.most(self.at.step) != -several.most(-self.at.step):
+            raise InputError(f"not all processes find the checkpoint in {folder}: choose one that all of them share")
 
     def _identity(self, examples: Examples) -> str:
         """Changes with what is trained, on what, and how; not with how often a checkpoint is written."""
@@ -188,12 +189,13 @@ class _Run:
         with torch.random.fork_rng(devices), _asked_to_stop() as asked:
             self.student.model.train()
             while self.at.step < self.steps and not self._had_enough():
-                self._guarded_step()
+                self._step()
                 if self.at.step % self.eval_every == 0 or self.at.step == self.steps:
                     self._validate()
-                if self.at.step % self.training.checkpoint_every == 0 or asked.is_set():
+                stops = several.most(asked.is_set()) > 0
+                if stops or self.at.step % self.training.checkpoint_every == 0:
                     self._checkpoint()
-                if asked.is_set():
+                if stops:
                     raise KeyboardInterrupt
             self._look()
             self._checkpoint()
@@ -202,19 +204,25 @@ class _Run:
     def _had_enough(self) -> bool:
         return self.training.patience is not None and self.at.waited >= self.training.patience
 
-    def _guarded_step(self) -> None:
-        import torch
-
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        """Keep a checkpoint and say what to do where memory runs out, in this process or another."""
+        lacks = False
         try:
-            self._step()
-        except torch.OutOfMemoryError:
-            self.optimiser.zero_grad(set_to_none=True)
-            self._checkpoint()
-            kept = f"; step {self.at.step} is kept in {self.folder}" if self.folder else ""
-            raise RaffinateError(
-                f"out of memory with {self.training.tokens_per_pass} tokens in a pass: set tokens_per_pass to half of "
-                f"it (no result changes), lora_rank, or a smaller model{kept}"
-            ) from None
+            yield
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            lacks = True
+        if several.most(lacks) == 0:
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        self._checkpoint()
+        kept = f"; step {self.at.step} is kept in {self.folder}" if self.folder else ""
+        raise RaffinateError(
+            f"out of memory with {self.training.tokens_per_pass} tokens in a pass: set tokens_per_pass to half of "
+            f"it (no result changes), lora_rank, or a smaller model{kept}"
+        )
 
     def _step(self) -> None:
         """One optimiser step: passes, clipping, AdamW."""
@@ -228,10 +236,12 @@ class _Run:
         chosen = self.order.step(number)
         within, whole = coefficients(self.rows, chosen, self.task_weight, self.training.normalise)
         used = whole > 0
-        losses = self._passes(chosen[used], within[used], whole[used])
-        losses = several.summed(self.weights.values(), losses)
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip)
-        self.optimiser.step()
+        with self._in_memory():
+            losses = self._passes(chosen[used], within[used], whole[used])
+        several.add_up(self.weights.values(), losses)
+        with self._in_memory():
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip)
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.at.step += 1
         length, explains = self.lengths[chosen[used]], self.rows.task[chosen[used]] > 0
@@ -252,8 +262,7 @@ class _Run:
         mine = several.share(chosen)
         place = {int(row): i for i, row in enumerate(chosen)}
         tasks = max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
-        cost = OVERHEAD.get(self.device.type, 1024)
-        joined = not self.student.is_seq2seq
+        cost, joined = overhead(self.device), not self.student.is_seq2seq
         for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
             at = np.array([place[int(row)] for row in part])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -303,20 +312,23 @@ class _Run:
         self._look()
         if self.validation is None or self.training.select_by == "last":
             return
-        objective = self.training.objective
-        if self.training.select_by == "accuracy":
-            room = self.longest + SPARE if objective == "rationale-then-answer" else None
-            now = evaluate(self.student, self.validation, objective, new_tokens=room).accuracy
-        else:
-            prompts = [PREDICT + p for p in self.validation.prompt]
-            rows = rows_of_pairs(self.student.encoder, prompts, self.validation.targets)
-            now = -float(nll_of(self.student, rows).sum() / rows.target.lengths.sum())
-        self.validated = now = several.agreed(now)
+        with self._in_memory():
+            now = self._measured(self.validation)
+        self.validated = now = several.most(now)  # a last digit may differ
         self.at.history.append({"step": self.at.step, self.training.select_by: abs(now)})
         self.at.waited = 0 if now > self.at.best else self.at.waited + 1
         if now >= self.at.best:
             self.at.best, self.at.best_step = now, self.at.step
             self.best = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
+
+    def _measured(self, questions: Questions) -> float:
+        """Accuracy, or minus the loss per token of the right answers: what weights are selected by."""
+        if self.training.select_by == "accuracy":
+            objective = self.training.objective
+            room = self.longest + SPARE if objective == "rationale-then-answer" else None
+            return evaluate(self.student, questions, objective, new_tokens=room).accuracy
+        rows = rows_of_pairs(self.student.encoder, [PREDICT + p for p in questions.prompt], questions.targets)
+        return -float(nll_of(self.student, rows).sum() / rows.target.lengths.sum())
 
     def _checkpoint(self) -> None:
         if self.folder is not None and several.rank() == 0:

@@ -64,7 +64,8 @@ def _parameters(command: Any) -> str:
             continue
         is_option = param.param_type_name == "option"
         names = ", ".join(f"`{o}`" for o in param.opts) if is_option else f"`{param.name.upper()}`"
-        default = f" Default: `{param.default}`." if _has_default(param) else ""
+        shown = ",".join(param.default) if isinstance(param.default, list) else param.default
+        default = f" Default: `{shown}`." if _has_default(param) else ""
         needed = " Required." if param.required and is_option else ""
         about = (param.help or "").rstrip(".") + "."
         rows.append(f"| {names} | {about}{default}{needed} |")
@@ -72,7 +73,7 @@ def _parameters(command: Any) -> str:
 
 
 def _has_default(param: Any) -> bool:
-    return isinstance(param.default, str | int | float | Path) and not isinstance(param.default, bool)
+    return isinstance(param.default, str | int | float | Path | list) and not isinstance(param.default, bool)
 
 
 PAGES: dict[str, Callable[[], str]] = {"tables.md": tables, "cli.md": commands}

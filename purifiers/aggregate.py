@@ -39,7 +39,6 @@ class Aggregate(ShowsGold):
     """An LLM merges the rationales into one; a single one where the merged one cannot be used."""
 
     name = "aggregate"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
     variables: ClassVar[frozenset[str]] = frozenset({"rationales", "gold", "majority", "words", "examples"})
 
     judge: str | None = Field(None, description="who merges: a judge of the recipe, or one of its teachers")
@@ -59,9 +58,9 @@ class Aggregate(ShowsGold):
         judge, singles = self._judge(), self._singles(corpus)
         must, made, notes = self._must_reach(corpus), dict[int, Synthesis](), dict[int, str]()
         marks = _marks(judge, corpus)
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             merged = [q for q in block if len(q.candidates) > 1]
-            said = self.ask(list(self._calls(merged, judge, must, corpus)))
+            said = self.ask(list(self._calls(merged, judge, must, corpus)), share)
             for question, reply in zip(merged, said, strict=True):
                 synthesis = _read(question, reply, must.get(question.row), judge, self.words)
                 if isinstance(synthesis, Synthesis):

@@ -7,7 +7,7 @@ once. Names of teachers, headers and chat marks are taken out of the shown text 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,6 +105,7 @@ def asker_of(purifier: Purifier) -> Asker:
 class AsksTeachers(Purifier):
     """A method that asks teachers or judges. Its prompt is a file that can be replaced."""
 
+    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
     variables: ClassVar[frozenset[str]] = frozenset()
     """What its template may use besides the question."""
 
@@ -144,28 +145,9 @@ class AsksTeachers(Purifier):
         except Exception as error:  # a template can raise anything
             raise InputError(f"prompt '{template.name}', question '{question['question_id']}': {error}") from None
 
-    def ask(self, calls: Sequence[Call]) -> list[Said]:
+    def ask(self, calls: Sequence[Call], share: float) -> list[Said]:
         """See `Asker.ask`."""
-        return self.asker.ask(calls, max_tokens=self.max_tokens, temperature=self.temperature)
-
-    def judges_of(self, corpus: Corpus, named: Collection[str], at_a_time: int) -> list[str]:
-        """Those named, else the corpus's teachers that can be asked.
-
-        Args:
-            corpus: whose rationales are judged.
-            named: ids of judges and teachers.
-            at_a_time: rationales shown at a time; a teacher among their authors is not asked.
-
-        Raises:
-            InputError: a name is unknown, or nobody is left to judge some rationales.
-        """
-        found = [self.asker.check(name) for name in named] or [t for t in corpus.teachers if t in self.asker.teachers]
-        if set(found) <= set(corpus.teachers) and len(found) <= at_a_time:
-            raise InputError(
-                f"{self.name} lets nobody judge a rationale of its own, and with {', '.join(found) or 'no teacher'} "
-                f"asked nobody is left: it takes {at_a_time + 1} teachers of the recipe, or a judge that is no teacher"
-            )
-        return found
+        return self.asker.ask(calls, max_tokens=self.max_tokens, temperature=self.temperature, share=share)
 
 
 class ShowsGold(AsksTeachers):
@@ -179,11 +161,38 @@ class ShowsGold(AsksTeachers):
         return self.signals | {Signal.GOLD} if self.gold else self.signals
 
 
-def blocks(corpus: Corpus, seed: int) -> Iterator[list[Asked]]:
-    """The questions with their rationales, `BLOCK` at a time."""
+class Judged(ShowsGold):
+    """A method whose judges each judge the rationales of others."""
+
+    variables: ClassVar[frozenset[str]] = frozenset({"rationales", "gold"})
+
+    judges: tuple[str, ...] = Field((), description="who judges; none = the teachers, each the others' rationales")
+
+    def judges_of(self, corpus: Corpus, at_a_time: int) -> list[str]:
+        """Those named, else the corpus's teachers that can be asked.
+
+        Args:
+            corpus: whose rationales are judged.
+            at_a_time: rationales shown at a time; a teacher among their authors is not asked.
+
+        Raises:
+            InputError: a name is unknown, or nobody is left to judge some rationales.
+        """
+        asker = self.asker
+        found = [asker.check(name) for name in self.judges] or [t for t in corpus.teachers if t in asker.teachers]
+        if set(found) <= set(corpus.teachers) and len(found) <= at_a_time:
+            raise InputError(
+                f"{self.name} lets nobody judge a rationale of its own, and with {', '.join(found) or 'no teacher'} "
+                f"asked nobody is left: it takes {at_a_time + 1} teachers of the recipe, or a judge that is no teacher"
+            )
+        return found
+
+
+def blocks(corpus: Corpus, seed: int) -> Iterator[tuple[list[Asked], float]]:
+    """The questions with their rationales, `BLOCK` at a time, and which share of all they are the end of (0..1)."""
     for start in range(0, len(corpus), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(corpus)))
-        yield _block(corpus.take(rows), rows, seed)
+        yield _block(corpus.take(rows), rows, seed), (start + len(rows)) / len(corpus)
 
 
 def _block(part: Corpus, rows: npt.NDArray[np.int64], seed: int) -> list[Asked]:

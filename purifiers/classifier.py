@@ -81,7 +81,7 @@ class Classifier(Purifier):
         start = self._start(encoder.model.config.hidden_size, len(corpus.teachers), settings.seed)
         rows = hold_out(corpus, settings.held_out, settings.seed)
         lesson = Lesson(corpus.question_texts(), corpus.correct, loss, self._logits)
-        head = fine_tune(encoder, start, lesson, rows)
+        head = fine_tune(encoder, start, lesson, rows, self.equipment.on_fit)
         return {**head, **encoder.state()}
 
     def _logits(self, p: dict[str, Tensor], h: Tensor, training: bool = False) -> Tensor:

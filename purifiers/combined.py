@@ -17,7 +17,7 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 from purifiers.base import Purifier, Signal
 from purifiers.equipment import Equipment
 from schemas.corpus import Corpus
-from schemas.errors import InputError
+from schemas.errors import InputError, nearest
 
 Inner = str | dict[str, Any]
 
@@ -36,6 +36,10 @@ def made(name: Inner) -> Purifier:
         return cls(**settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            key, known = str(first["loc"][0]), list(cls.model_fields)
+            has = ", ".join(known) or "none"
+            raise InputError(f"{cls.name} has no setting '{key}'{nearest(key, known)}; it has {has}") from None
         raise InputError(f"{cls.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 

@@ -21,7 +21,7 @@ from pydantic import Field
 from builders.asker import Call, Said
 from builders.read_answer import read_answer, same_answer
 from purifiers.asking import Asked, AsksTeachers, Candidate, blocks, nameless
-from purifiers.base import NO_RESPONSE, Purified, Scores, Signal, Synthesis, softmax
+from purifiers.base import NO_RESPONSE, Purified, Scores, Synthesis, softmax
 from purifiers.verdicts import confidence
 from purifiers.votes import noise
 from schemas.corpus import Corpus
@@ -44,7 +44,6 @@ class Debate(AsksTeachers):
     """The teachers revise their rationales after reading the others'; the most confident revision is kept."""
 
     name = "debate"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
     variables: ClassVar[frozenset[str]] = frozenset({"rationales", "own"})
 
     rounds: int = Field(2, ge=1, description="how often each teacher revises (MAD-OPD: 2, and 3 was worse)")
@@ -83,10 +82,11 @@ class Debate(AsksTeachers):
             raise InputError(f"{self.name} is held between the teachers, and the recipe has none of them")
         sure = np.full(corpus.usable.shape, np.nan, np.float32)
         ended: dict[int, tuple[Asked, list[Stance]]] = {}
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             held = [(q, [Stance(c, candidate) for candidate in q.candidates for c in candidate.columns]) for q in block]
             for number in range(1, self.rounds + 1):
-                self._round(held, corpus, number)
+                left = (self.rounds - number) / self.rounds * len(block) / len(corpus)
+                self._round(held, corpus, number, share - left)
             for q, stances in held:
                 ended[q.row] = (q, stances)
                 for s in stances:
@@ -94,7 +94,7 @@ class Debate(AsksTeachers):
                         sure[q.row, s.column] = s.sure
         return softmax(sure / np.float32(100 * self.tau)), ended
 
-    def _round(self, held: Sequence[tuple[Asked, list[Stance]]], corpus: Corpus, number: int) -> None:
+    def _round(self, held: Sequence[tuple[Asked, list[Stance]]], corpus: Corpus, number: int, share: float) -> None:
         """Ask every teacher to revise, given what all said before."""
         template, calls, speakers = self.template(), [], []
         for q, stances in held:
@@ -107,7 +107,7 @@ class Debate(AsksTeachers):
                 about = tuple(corpus.teachers[o.column] for o in (s, *others))
                 calls.append(Call(corpus.teachers[s.column], q.id, f"debate {number}", messages, about))
                 speakers.append((q, s))
-        for (q, s), said in zip(speakers, self.ask(calls), strict=True):
+        for (q, s), said in zip(speakers, self.ask(calls, share), strict=True):
             _revise(q, s, said)
 
 

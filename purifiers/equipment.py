@@ -6,7 +6,7 @@ A purifier that needs one of them declares the signal (`Signal.STUDENT`, `Signal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -52,11 +52,20 @@ class Student(Protocol):
         ...
 
 
+OnFit = Callable[[int, int, str], None]
+"""Called as a long fit goes on: how much is done, of how much at most, and a few words on how it goes."""
+
+
+def _untold(done: int, total: int, facts: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Equipment:
     """What is at hand while a purifier runs; None where nobody gave it."""
 
     student: Student | None = None
     asker: Asker | None = None
+    on_fit: OnFit = _untold
     folder: Path = Path()
     """Where relative paths in a purifier's settings start."""

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from purifiers.encoder import Vectors, embed, model_folder, reported
+from purifiers.equipment import OnFit
 from purifiers.train_head import Arrays, Rows, batches
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Lesson:
     score: HeadScore
 
 
-def fine_tune(encoder: Encoder, start: Arrays, lesson: Lesson, rows: tuple[Rows, Rows]) -> Arrays:
+def fine_tune(encoder: Encoder, start: Arrays, lesson: Lesson, rows: tuple[Rows, Rows], on_fit: OnFit) -> Arrays:
     """Train encoder and head; the encoder is changed in place, the head's parameters are returned.
 
     Args:
@@ -184,6 +185,7 @@ def fine_tune(encoder: Encoder, start: Arrays, lesson: Lesson, rows: tuple[Rows,
         start: the head's parameters to start from.
         lesson: questions, outcomes, loss and scores.
         rows: to learn from, and to stop on.
+        on_fit: told after every step; there are fewer where training stops early.
     """
     import torch
 
@@ -202,10 +204,13 @@ def fine_tune(encoder: Encoder, start: Arrays, lesson: Lesson, rows: tuple[Rows,
             encoder.model.train()
             for part in batches(rng.permutation(inside), settings.batch):
                 optimiser.zero_grad()
-                lesson.loss(head, encoder([lesson.texts[i] for i in part]), part, True).backward()  # type: ignore[no-untyped-call]
+                loss = lesson.loss(head, encoder([lesson.texts[i] for i in part]), part, True)
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_([*body, *head.values()], 1.0)
                 optimiser.step()
                 slope.step()
+                right = f"  held out {best[0]:.1%}" if np.isfinite(best[0]) else ""
+                on_fit(slope.last_epoch, steps, f"loss {float(loss.detach()):.3f}{right}")
             now = _judged(encoder, head, lesson, outside)
             waited = 0 if now > best else waited + 1
             if now > best:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import permutations
-from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from builders.asker import Call
-from purifiers.asking import Asked, ShowsGold, best_of, blocks, written
-from purifiers.base import Purified, Scores, Signal, softmax
+from purifiers.asking import Asked, Judged, best_of, blocks, written
+from purifiers.base import Purified, Scores, softmax
 from purifiers.plackett_luce import fit_pairs
 from purifiers.verdicts import vote
 from schemas.corpus import Corpus
@@ -29,24 +28,21 @@ from schemas.corpus import Corpus
 NO_VOTE = "no vote between its rationales could be read"
 
 
-class Pairwise(ShowsGold):
+class Pairwise(Judged):
     """The teachers vote between each two rationales of others, in both orders; Bradley-Terry ranks them."""
 
     name = "pairwise"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
-    variables: ClassVar[frozenset[str]] = frozenset({"rationales", "gold"})
 
-    judges: tuple[str, ...] = Field((), description="who votes; none = the teachers, each on the others' rationales")
     ridge: float = Field(0.1, gt=0, description="draws the scores of a question together: few votes say little")
 
     def score(self, corpus: Corpus) -> Scores:
         """xi, in nats; 0 for a lone rationale, NaN for one on which no vote could be read."""
-        judges, n = self.judges_of(corpus, self.judges, 2), len(corpus.teachers)
+        judges, n = self.judges_of(corpus, 2), len(corpus.teachers)
         found = np.full(corpus.usable.shape, np.nan, np.float32)
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             wins = np.zeros((len(block), n, n))
             asked = list(self._asked(block, judges, corpus))
-            for (i, first, second, _), said in zip(asked, self.ask([call for *_, call in asked]), strict=True):
+            for (i, first, second, _), said in zip(asked, self.ask([call for *_, call in asked], share), strict=True):
                 value = vote(said.text) if said.text is not None else None
                 if value is not None:
                     said.verdict = {1.0: "first", 0.0: "second"}.get(value, "equal")

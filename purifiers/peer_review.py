@@ -11,39 +11,35 @@ all its scores out first. Equal means fall by a hash.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from builders.asker import Call
-from purifiers.asking import Asked, ShowsGold, best_of, blocks, written
-from purifiers.base import Purified, Scores, Signal
+from purifiers.asking import Asked, Judged, best_of, blocks, written
+from purifiers.base import Purified, Scores
 from purifiers.verdicts import score as read_score
 from schemas.corpus import Corpus
 
 NO_SCORE = "no judge gave a readable score"
 
 
-class PeerReview(ShowsGold):
+class PeerReview(Judged):
     """The teachers score each other's rationales from 1 to 5; the highest mean is kept."""
 
     name = "peer-review"
-    signals = frozenset({Signal.QUESTION, Signal.RATIONALES, Signal.ANSWERS, Signal.LLM})
-    variables: ClassVar[frozenset[str]] = frozenset({"rationales", "gold"})
 
-    judges: tuple[str, ...] = Field((), description="who scores; none = the teachers, each the others' rationales")
     threshold: float = Field(0.0, ge=0, le=5, description="reject where the best mean is not above it (FAIR: 3)")
     centred: bool = Field(False, description="take out each judge's own mean, so that strictness does not count")
 
     def score(self, corpus: Corpus) -> Scores:
         """Mean score of each rationale, 1..5 (with ``centred``, shifted per judge); NaN without a readable score."""
-        judges = self.judges_of(corpus, self.judges, 1)
+        judges = self.judges_of(corpus, 1)
         grid = np.full((len(judges), *corpus.usable.shape), np.nan)  # (J, Q, T)
-        for block in blocks(corpus, self.seed):
+        for block, share in blocks(corpus, self.seed):
             asked = list(self._asked(block, judges, corpus))
-            for (j, row, columns, _), said in zip(asked, self.ask([call for *_, call in asked]), strict=True):
+            for (j, row, columns, _), said in zip(asked, self.ask([call for *_, call in asked], share), strict=True):
                 value = read_score(said.text) if said.text is not None else None
                 if value is not None:
                     said.verdict = f"{value:g}"

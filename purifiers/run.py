@@ -9,6 +9,9 @@ gold       is hidden when choosing, except on train questions for a method that 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +24,7 @@ import xxhash
 from purifiers.base import Purified, Purifier, Signal
 from schemas.corpus import Corpus
 from schemas.database import refresh
-from schemas.errors import InputError
+from schemas.errors import InputError, Interrupted
 from schemas.parquet import swapped_folder
 from schemas.tables import CALLS, SPLITS
 from schemas.workspace import told_disk_errors
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
 FOLDS = 5
+Step = Callable[[str], AbstractContextManager[object]]
+"""Called with the name of a step; the step runs inside what it returns."""
 
 
 def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int = 0) -> tuple[Purifier, Purified]:
@@ -44,19 +49,34 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     Raises:
         InputError: the method learns from gold and there is no labelled train question.
     """
-    train = corpus.rows("train")
+    asker, train = purifier.equipment.asker, corpus.rows("train")
     others = np.flatnonzero(~np.isin(np.arange(len(corpus)), train))
     if not purifier.learns:
         return purifier, purifier.purify(shown(corpus, purifier))
-    fitted = fit(purifier, corpus)
-    parts = [(others, fitted)]
     fold = fold_of(corpus.take(train), folds, seed)
-    for k in range(folds):
-        judged = train[fold == k]
-        if len(judged):
-            parts.append((judged, fit(purifier, corpus.take(train[fold != k]))))
-    seen = shown(corpus, purifier)
-    return fitted, merge(len(corpus), [(rows, judge.purify(seen.take(rows))) for rows, judge in parts if len(rows)])
+    judged_apart = [train[fold == k] for k in range(folds) if (fold == k).any()]
+    fitted = fit(_told_as(purifier, f"fit 1 of {1 + len(judged_apart)}"), corpus)
+    parts = [(others, fitted)] if len(others) else []
+    for k, judged in enumerate(judged_apart, start=2):
+        one = _told_as(purifier, f"fit {k} of {1 + len(judged_apart)}")
+        parts.append((judged, fit(one, corpus.take(np.setdiff1d(train, judged)))))
+    seen, kept, start = shown(corpus, purifier), [], 0
+    for rows, judge in parts:
+        end = start + len(rows)
+        with asker.part(start / len(corpus), end / len(corpus)) if asker else nullcontext():
+            kept.append((rows, judge.purify(seen.take(rows))))
+        start = end
+    return fitted, merge(len(corpus), kept)
+
+
+def _told_as(purifier: Purifier, which: str) -> Purifier:
+    """The purifier, whose fit says which of several it is."""
+    equipment = purifier.equipment
+
+    def on_fit(done: int, total: int, facts: str) -> None:
+        equipment.on_fit(done, total, f"{which}  {facts}")
+
+    return purifier.equipped(replace(equipment, on_fit=on_fit))
 
 
 def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
@@ -64,6 +84,7 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
 
     Raises:
         InputError: there is none.
+        Interrupted: Ctrl-C.
     """
     train = corpus.rows("train")
     train = train[(corpus.correct[train] >= 0).any(axis=1)]
@@ -72,7 +93,13 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
             f"{purifier.name} learns from labelled train questions and there are none: label some, or split the "
             "questions (split_by_hash in the recipe), or use a method that needs no gold, such as majority"
         )
-    return purifier.fit(corpus.take(train))
+    try:
+        return purifier.fit(corpus.take(train))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted while {purifier.name} was fitted: a fit starts again from its beginning; what other methods "
+            "have published, and every reply that arrived, is kept"
+        ) from None
 
 
 def fold_of(corpus: Corpus, folds: int, seed: int) -> npt.NDArray[np.int64]:
@@ -125,26 +152,62 @@ def publish(workspace: Workspace, purifier: Purifier, *, folds: int = FOLDS, see
         InputError: the method serves evaluation alone, or cannot be fitted here.
         WorkspaceError: the workspace is held by another run, has no responses, or the disk is full.
     """
+    ((_, corpus, kept),) = publish_each(workspace, [purifier], folds=folds, seed=seed)
+    return corpus, kept
+
+
+def publish_each(
+    workspace: Workspace,
+    purifiers: Sequence[Purifier],
+    step: Step = lambda _: nullcontext(),
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Iterator[tuple[Purifier, Corpus, Purified]]:
+    """`publish` by several methods, one after the other, with the responses read once and one lock for all.
+
+    Args:
+        workspace: what to purify.
+        purifiers: each is published, then yielded with the corpus and what it kept.
+        step: told what is under way.
+        folds: see `purify`.
+        seed: likewise.
+
+    Raises:
+        InputError: as `publish`, and what earlier methods published stands; or one serves evaluation alone, and
+            nothing is done.
+        WorkspaceError: as `publish`.
+    """
+    for purifier in purifiers:
+        if not purifier.publishable:
+            raise InputError(
+                f"{purifier.name} looks at the gold answers of test questions: it is for  raffinate evaluate  alone"
+            )
+    with workspace.lock():
+        corpus = Corpus.of(workspace)
+        for purifier in purifiers:
+            with step(f"purifying by {purifier.name}"):
+                kept = _publish(workspace, corpus, purifier, folds, seed)
+            yield purifier, corpus, kept
+
+
+def _publish(workspace: Workspace, corpus: Corpus, purifier: Purifier, folds: int, seed: int) -> Purified:
     from purifiers.store import save
     from purifiers.write import write_purified
 
-    if not purifier.publishable:
-        raise InputError(
-            f"{purifier.name} looks at the gold answers of test questions: it is for  raffinate evaluate  alone"
-        )
-    with workspace.lock():
-        corpus = Corpus.of(workspace)
-        asker = purifier.equipment.asker
-        fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
-        calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
-        seen = fingerprint(fitted, corpus, folds, seed, calls)
-        router = workspace.router_dir(purifier.name)
-        with told_disk_errors(workspace.path), swapped_folder(router, workspace.aside) as fresh:
-            save(fitted, fresh)
-            write_purified(workspace, corpus, purifier, kept, seen)
-            workspace.write_calls(purifier.name, _with_split(calls, corpus))
-        refresh(workspace)
-    return corpus, kept
+    asker = purifier.equipment.asker
+    if asker:
+        asker.ledger(purifier.name)  # what a choice that was not published asked is none of ours
+    fitted, kept = purify(purifier, corpus, folds=folds, seed=seed)
+    calls = asker.ledger(purifier.name) if asker else CALLS.arrow.empty_table()
+    seen = fingerprint(fitted, corpus, folds, seed, calls)
+    router = workspace.router_dir(purifier.name)
+    with told_disk_errors(workspace.path), swapped_folder(router, workspace.aside) as fresh:
+        save(fitted, fresh)
+        write_purified(workspace, corpus, purifier, kept, seen)
+        workspace.write_calls(purifier.name, _with_split(calls, corpus))
+    refresh(workspace)
+    return kept
 
 
 def _with_split(calls: pa.Table, corpus: Corpus) -> pa.Table:

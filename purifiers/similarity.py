@@ -91,7 +91,7 @@ class Similarity(Purifier):
         loss = self._loss(corpus, clusters_of(vectors, self.clusters, settings.seed), rng)
         rows = hold_out(corpus, settings.held_out, settings.seed)
         lesson = Lesson(texts, corpus.correct, loss, lambda p, h: cosines(h, p["teachers"]))
-        head = fine_tune(encoder, start, lesson, rows)
+        head = fine_tune(encoder, start, lesson, rows, self.equipment.on_fit)
         return {**head, **encoder.state()}
 
     def _loss(self, corpus: Corpus, cluster: npt.NDArray[np.int64], rng: np.random.Generator) -> HeadLoss:

@@ -35,7 +35,7 @@ from pydantic import Field, PrivateAttr
 from purifiers.base import Purified, Purifier, Scores, Signal, choose
 from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
-from purifiers.equipment import Student
+from purifiers.equipment import OnFit, Student
 from purifiers.policy import Kind, Policy, chances, draw, scaled
 from purifiers.student_tasks import Floats, Rows, golds, rationale_losses
 from schemas.corpus import Corpus
@@ -45,6 +45,8 @@ States = npt.NDArray[np.float32]
 
 BLOCK = 4096
 """Questions whose states are held at a time when choosing."""
+LOSSES = 256
+"""Questions whose losses are computed at a time, with all their rationales."""
 EMA = 0.9
 
 
@@ -80,7 +82,7 @@ class TeacherSelection(Purifier):
         copy = self.restore({}, corpus.teachers)
         copy._consensus = _votes().fit(corpus)
         rows = np.flatnonzero(corpus.labelled & corpus.usable.any(axis=1))
-        lessons = _Lessons.of(corpus.take(rows), student, self)
+        lessons = _Lessons.of(corpus.take(rows), student, self, self.equipment.on_fit)
         states, scale = standardised(copy._states(lessons.corpus), lessons.open)
         width = states.shape[2]
         policy = Policy(
@@ -101,7 +103,8 @@ class TeacherSelection(Purifier):
 
     def _by_epoch(self, policy: Policy, states: States, lessons: _Lessons, rng: np.random.Generator) -> None:
         for i in range(self.rounds):
-            rewards = lessons.rewards(np.arange(len(lessons)))
+            parts = np.array_split(np.arange(len(lessons)), -(-len(lessons) // LOSSES))
+            rewards = np.concatenate([lessons.rewards(part) for part in parts])
             mean = _Average()
             for _ in range(self.epochs):
                 for part in _batches(rng, len(lessons), self.batch):
@@ -179,7 +182,7 @@ class TeacherSelection(Purifier):
         return copy
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Lessons:
     """The train questions as a student is taught them.
 
@@ -190,6 +193,9 @@ class _Lessons:
         rationale: the text of each usable (row, column).
         student: changed by `teach`.
         weight: of the rationale's loss.
+        passes: over all questions that the student will make, to be taught or for its losses.
+        on_fit: told how far these are.
+        done: questions of them that are over.
     """
 
     corpus: Corpus
@@ -198,14 +204,24 @@ class _Lessons:
     rationale: dict[tuple[int, int], str]
     student: Student
     weight: float
+    passes: int
+    on_fit: OnFit
+    done: int = 0
 
     @classmethod
-    def of(cls, corpus: Corpus, student: Student, settings: TeacherSelection) -> _Lessons:
+    def of(cls, corpus: Corpus, student: Student, settings: TeacherSelection, on_fit: OnFit) -> _Lessons:
         row, column = np.nonzero(corpus.usable)
         pairs = zip(row.tolist(), column.tolist(), strict=True)
         texts = dict(zip(pairs, corpus.rationale_texts(row, column), strict=True))
         gold = [text or "" for text in golds(corpus)]
-        return cls(corpus, corpus.question_texts(), gold, texts, student, settings.rationale_weight)
+        passes = settings.warm_up + 2 * settings.rounds
+        if settings.alternate == "epoch":
+            passes -= 1  # the last round's choice is not taught
+        return cls(corpus, corpus.question_texts(), gold, texts, student, settings.rationale_weight, passes, on_fit)
+
+    def _told(self, rows: Rows, facts: str) -> None:
+        self.done += len(rows)
+        self.on_fit(self.done, self.passes * len(self), facts)
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -221,7 +237,8 @@ class _Lessons:
         prompts = [f"{PREDICT}{q}" for q in asked] + [f"{EXPLAIN}{q}" for q in asked]
         targets = [self.gold[r] for r in rows]
         targets += [self.rationale[pair] for pair in zip(rows.tolist(), taken.tolist(), strict=True)]
-        self.student.learn(prompts, targets, [1.0] * len(rows) + [self.weight] * len(rows))
+        loss = self.student.learn(prompts, targets, [1.0] * len(rows) + [self.weight] * len(rows))
+        self._told(rows, f"teaching the student, loss {loss:.3f}")
 
     def rewards(self, rows: Rows, taken: Rows | None = None) -> Floats:
         """(B, T) -L_PR - weight * L_DL of each teacher, or of the one taken; NaN for the others."""
@@ -235,6 +252,7 @@ class _Lessons:
         texts = [self.rationale[pair] for pair in zip(rows[at].tolist(), column.tolist(), strict=True)]
         found = np.full(wanted.shape, np.nan)
         found[at, column] = -self.weight * rationale_losses(self.student, [asked[i] for i in at], texts)
+        self._told(rows, "losses of the rationales")
         return found - answer.astype(np.float64)[:, None]
 
 

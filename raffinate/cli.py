@@ -9,12 +9,39 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.core
 
-from schemas.errors import InputError, RaffinateError, nearest
+from schemas.errors import InputError, Interrupted, RaffinateError, nearest
+
+
+class _Stopped(RaffinateError):
+    """Ctrl-C with a sentence of its own, past typer, which would make a bare exit code of it."""
+
+
+class _Command(typer.core.TyperCommand):
+    """A command that takes an option once, unless it may be repeated: the last one would win without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an option with one value that is there twice."""
+        given: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in given:
+            single = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if single and given.count(option) > 1:
+                ctx.fail(f"{option.opts[0]} is there {given.count(option)} times: it takes one value, give it once")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Keep what an interruption says."""
+        try:
+            return super().invoke(ctx)
+        except Interrupted as error:
+            raise _Stopped(str(error)) from None
+
 
 app = typer.Typer(
     name="raffinate",
@@ -25,6 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # the pretty help takes longer to load than everything else
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+command = partial(app.command, cls=_Command)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, or a workspace that keeps one.", show_default=True)]
 WorkspacePath = Annotated[Path, typer.Argument(help="Workspace folder.", show_default=False)]
@@ -44,12 +72,22 @@ Judging = Annotated[
     typer.Option("--recipe", help="Names the teachers and judges; the workspace's own by default."),
 ]
 AsBatch = Annotated[bool, typer.Option("--batch", help="Through the servers' Batch API: cheaper, within a day.")]
+OnlyEstimate = Annotated[
+    bool, typer.Option("--estimate", help="Ask nobody: say what the methods would ask, and what it would cost.")
+]
 WithStudent = Annotated[
     str | None,
     typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting; of one of several methods METHOD.KEY=VALUE."),
+]
 DEFAULT_RECIPE = Path("recipe.yaml")
+JUDGED = ["best-teacher,majority,oracle"]
+COMPARED = ["fine-tuning,teacher:*,keep-all,majority"]
+TINY = ["tiny-seq2seq"]
+MULTITASK = ["multitask"]
 INTERRUPTED = 130
 
 
@@ -58,7 +96,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except RaffinateError as error:
-        _fail(str(error), 1)
+        _fail(str(error), INTERRUPTED if isinstance(error, _Stopped) else 1)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
@@ -97,7 +135,7 @@ def _root(
     pass
 
 
-@app.command()
+@command()
 def init(
     path: Annotated[Path, typer.Argument(help="Recipe file to write.")] = DEFAULT_RECIPE,
 ) -> None:
@@ -116,7 +154,7 @@ def init(
     typer.echo(f"wrote {path}: edit it, then  raffinate check {path}  and  raffinate run {path}")
 
 
-@app.command()
+@command()
 def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     """Validate a recipe, read its questions, and reach every endpoint; asks nothing and writes nothing.
 
@@ -150,25 +188,28 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         raise InputError(problems[0] + (f" ({len(problems) - 1} more endpoints have problems)" if problems[1:] else ""))
 
 
-@app.command()
+@command()
 def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: AsJson = False) -> None:
     """Say how many requests and tokens a build would take, and what they would cost, before asking anything.
 
+    Once it is built, also those of the recipe's methods that ask teachers or judges.
+
     Example:  raffinate estimate recipe.yaml
     """
-    from dataclasses import asdict
-
     from builders.build import estimate as count
     from raffinate import show
-    from raffinate.run import open_project
+    from raffinate.run import estimate_methods, open_project
 
     project = open_project(recipe, create=True)
     cache = project.recipe.build.cache_in(project.base)
-    found = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
-    show.as_json([asdict(e) for e in found]) if json else show.estimates(found)
+    build = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
+    methods, later = estimate_methods(project, built=not any(e.requests for e in build))
+    _show_estimates({show.BUILD: build, **methods}, json)
+    if later:
+        show.note(f"{', '.join(later)} will ask too: how much can be said once the build is done")
 
 
-@app.command()
+@command()
 def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     """Run a whole recipe: build, purify, evaluate, describe. Run it again to go on where it stopped.
 
@@ -178,7 +219,7 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     from raffinate.run import run as run_recipe
 
     with show.BuildProgress() as progress:
-        report = run_recipe(recipe, progress, progress.step, progress.students)
+        report = run_recipe(recipe, progress, progress.step, progress.students, progress.fit)
     if json:
         show.as_json(show.report_dict(report))
     else:
@@ -186,7 +227,7 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     raise typer.Exit(report.build.exit_code)
 
 
-@app.command()
+@command()
 def build(
     recipe: RecipePath = DEFAULT_RECIPE,
     route: Annotated[
@@ -240,7 +281,7 @@ def build(
     _show_build(summary, json)
 
 
-@app.command()
+@command()
 def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     """Say how far a build is, also while it runs: answers by status, failures by kind, batches under way, per teacher.
 
@@ -260,7 +301,7 @@ def status(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         show.statuses(found)
 
 
-@app.command()
+@command()
 def retry(
     recipe: RecipePath = DEFAULT_RECIPE,
     where: Annotated[
@@ -310,7 +351,7 @@ def _show_build(summary: Any, json: bool) -> None:
     raise typer.Exit(summary.exit_code)
 
 
-@app.command("import")
+@command("import")
 def import_(
     workspace: WorkspacePath,
     hub: Annotated[
@@ -388,7 +429,7 @@ def _shares(text: str | None) -> dict[str, float] | None:
     return {name: part / sum(parts) for name, part in zip(("train", "validation", "test"), parts, strict=True)}
 
 
-@app.command()
+@command()
 def methods(json: AsJson = False) -> None:
     """List the purification methods, what each looks at, and its settings.
 
@@ -403,10 +444,13 @@ def methods(json: AsJson = False) -> None:
     show.as_json(found) if json else show.methods(found)
 
 
-@app.command()
+@command()
 def purify(
     workspace: WorkspacePath,
-    method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
+    method: Annotated[
+        list[str],
+        typer.Option(metavar="A,B", help="Which methods, with commas between or repeated; see  raffinate methods."),
+    ],
     setting: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
@@ -415,43 +459,58 @@ def purify(
     recipe: Judging = None,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    estimate: OnlyEstimate = False,
     json: AsJson = False,
 ) -> None:
-    """Choose one rationale per question by one method; write it to Parquet and DuckDB.
+    """Choose one rationale per question by each method; write it to Parquet and DuckDB.
 
     Example:  raffinate purify my-dataset --method plackett-luce --set gamma=100
+
+    Example:  raffinate purify my-dataset --method majority,consensus --set consensus.threshold=0.6
+
+    Example:  raffinate purify my-dataset --method aggregate --judge gpt --estimate
 
     Example:  raffinate purify my-dataset --method aggregate --judge gpt --max-cost 5
 
     Example:  raffinate purify my-dataset --method comprehension --student google/flan-t5-base
     """
-    from purifiers.run import publish
+    from purifiers.run import publish_each
+    from purifiers.run import purify as choose
     from raffinate import show
-    from raffinate.equip import asker_for, equip, student_for, with_judges
-    from raffinate.recipe import make_purifier
+    from raffinate.equip import asker_for, equip, estimates_of, student_for
+    from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    opened = Workspace.open(workspace)
-    settings = _settings(setting)
-    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
-    with show.BuildProgress() as progress, progress.step(f"purifying by {method}"):
-        asker = asker_for([purifier], opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
-        learner = student_for([purifier], opened, student, seed=seed)
-        corpus, kept = publish(opened, equip(purifier, asker, student=learner), folds=folds, seed=seed)
-    _describe(opened)
-    found = show.purified_dict(opened, purifier, corpus, kept)
-    show.as_json(found) if json else show.purified(found)
+    opened, found = Workspace.open(workspace), []
+    chosen = _purifiers("--method", _listed(method), _settings(setting), judge or [])
+    with show.BuildProgress() as progress:
+        asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
+        learner = student_for(chosen, opened, student, seed=seed)
+        ready = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
+        if estimate:
+            corpus = Corpus.of(opened)
+            return _show_estimates(estimates_of(ready, lambda m: choose(m, corpus, folds=folds, seed=seed)), json)
+        try:
+            for purifier, corpus, kept in publish_each(opened, ready, progress.step, folds=folds, seed=seed):
+                found.append(show.purified_dict(opened, purifier, corpus, kept))
+        finally:  # what an earlier method published stands, whatever becomes of a later one
+            if found:
+                _describe(opened)
+    if json:
+        return show.as_json(found if len(found) > 1 else found[0])
+    for each in found:
+        show.purified(each)
 
 
-@app.command()
+@command()
 def evaluate(
     workspace: WorkspacePath,
     methods: Annotated[
-        str, typer.Option(metavar="A,B", help="Methods, with commas between.")
-    ] = "best-teacher,majority,oracle",
+        list[str], typer.Option(metavar="A,B", help="Methods, with commas between or repeated.")
+    ] = JUDGED,
     on: Annotated[str, typer.Option(help="Split to judge on: train, validation or test.")] = "test",
     teachers: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
+        list[str] | None, typer.Option(metavar="A,B", help="Only these teachers.", show_default=False)
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Each method against each other, paired.")] = False,
     domains: Annotated[bool, typer.Option("--domains", help="Accuracy by domain.")] = False,
@@ -466,16 +525,16 @@ def evaluate(
     recipe: Judging = None,
     max_cost: MaxCost = None,
     max_requests: MaxRequests = None,
+    estimate: OnlyEstimate = False,
     json: AsJson = False,
 ) -> None:
     """Measure against gold how well methods choose; what needs fitting is fitted on train.
 
     Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
-
-    A setting of one of several methods is written METHOD.KEY=VALUE.
     """
+    from purifiers.evaluate import choose_on, judged_rows
     from raffinate import show
-    from raffinate.equip import asker_for, equip, student_for
+    from raffinate.equip import asker_for, equip, estimates_of, student_for
     from raffinate.evaluation import Look, show_closer
     from raffinate.evaluation import evaluate as measure
     from schemas.corpus import Corpus
@@ -485,12 +544,15 @@ def evaluate(
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
-    chosen = _purifiers(_listed(methods), _settings(setting), judge or [])
+    chosen = _purifiers("--methods", _listed(methods), _settings(setting), judge or [])
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
-        equipped = [equip(m, asker, student=learner) for m in chosen]
+        equipped = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
+        if estimate:
+            rows = judged_rows(corpus, equipped, on)
+            return _show_estimates(estimates_of(equipped, lambda m: choose_on(m, corpus, rows, on, seed)), json)
         found = measure(opened, corpus, equipped, look, progress.step)
     if json:
         return show.as_json(found)
@@ -498,7 +560,7 @@ def evaluate(
     show_closer(found)
 
 
-@app.command()
+@command()
 def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
@@ -519,25 +581,25 @@ def audit(
     from purifiers.encoder import embed
     from purifiers.run import purify as choose
     from raffinate import show
-    from raffinate.equip import asker_for, equip, student_for, with_judges
-    from raffinate.recipe import make_purifier
+    from raffinate.equip import asker_for, equip, student_for
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
-    opened, settings = Workspace.open(workspace), _settings(setting)
+    opened = Workspace.open(workspace)
+    (purifier,) = _purifiers("--method", [method], _settings(setting), judge or [])
     corpus = Corpus.of(opened)
-    purifier = make_purifier(method, with_judges(method, settings, judge) if judge else settings)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
     with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
         asker = asker_for([purifier], opened, recipe, progress)
         learner = student_for([purifier], opened, student, seed=seed)
-        kept = choose(equip(purifier, asker, student=learner), corpus, folds=folds, seed=seed)[1]
+        ready = equip(purifier, asker, student=learner, on_fit=progress.fit)
+        kept = choose(ready, corpus, folds=folds, seed=seed)[1]
         found = look(corpus, kept, method, frozenset(purifier.looks_at), embed if meaning else None).to_dict()
     show.as_json(found) if json else show.audited(found)
 
 
-@app.command()
+@command()
 def distill(
     source: Annotated[
         str, typer.Argument(metavar="WORKSPACE", help="Workspace folder, or the USER/NAME of a dataset on the Hub.")
@@ -551,7 +613,7 @@ def distill(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see docs/distill.md.")
     ] = None,
     teachers: Annotated[
-        str | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
+        list[str] | None, typer.Option(metavar="A,B", help="For keep-all, only these teachers.", show_default=False)
     ] = None,
     weight_by: Annotated[
         str | None, typer.Option(help="Weight a purifier's rationales: by agreement or teacher.", show_default=False)
@@ -582,25 +644,26 @@ def distill(
     show.as_json(as_dict(done, folder)) if json else shown(done, folder)
 
 
-@app.command()
+@command()
 def compare(
     workspace: WorkspacePath,
     methods: Annotated[
-        str, typer.Option(metavar="A,B", help="Purifiers, keep-all, fine-tuning, teacher:ID; teacher:* is each.")
-    ] = "fine-tuning,teacher:*,keep-all,majority",
+        list[str], typer.Option(metavar="A,B", help="Purifiers, keep-all, fine-tuning, teacher:ID; teacher:* is each.")
+    ] = COMPARED,
     teacher_sets: Annotated[
         str, typer.Option(metavar="SETS", help="nested (1, 2, ... teachers), all, or sets like a+b,a+b+c.")
     ] = "nested",
     teachers: Annotated[
-        str | None, typer.Option(metavar="A,B", help="These teachers, in the order that sets grow.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="A,B", help="These teachers, in the order that sets grow.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 5,
     students: Annotated[
-        str, typer.Option(metavar="A,B", help="tiny-seq2seq, tiny-causal, Hugging Face ids, folders.")
-    ] = "tiny-seq2seq",
+        list[str], typer.Option(metavar="A,B", help="tiny-seq2seq, tiny-causal, Hugging Face ids, folders.")
+    ] = TINY,
     objective: Annotated[
-        str, typer.Option(metavar="A,B", help="multitask, rationale-then-answer or both.")
-    ] = "multitask",
+        list[str], typer.Option(metavar="A,B", help="multitask, rationale-then-answer or both.")
+    ] = MULTITASK,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Of students and training; METHOD.KEY=VALUE of a method."),
@@ -647,8 +710,16 @@ def compare(
     raise typer.Exit(int(bool(found["failed"])))
 
 
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _show_estimates(found: Any, json: bool) -> None:
+    from raffinate import show
+
+    show.as_json(show.estimates_dict(found)) if json else show.estimates(found)
+
+
+def _listed(given: list[str] | None) -> list[str]:
+    """The names in ``a,b`` and in what an option was repeated with, each once."""
+    parts = (part.strip() for text in given or () for part in text.split(","))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:
@@ -660,6 +731,8 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"--set '{pair}' is not KEY=VALUE")
+        if key in found:
+            raise InputError(f"--set {key} is there twice: it takes one value, give it once")
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -667,27 +740,27 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _purifiers(names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
-    from purifiers.registry import method
-    from raffinate.equip import with_judges
+def _purifiers(option: str, names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
+    """The unfitted methods that ``option`` names, with the settings and judges meant for each."""
+    from raffinate.equip import who_judges, with_judges
     from raffinate.recipe import make_purifier
 
     if not names:
-        raise InputError("--methods names none: see  raffinate methods")
+        raise InputError(f"{option} names none: see  raffinate methods")
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in settings.items():
-        name, dot, field = key.partition(".")
-        if not dot:
-            name, field = (names[0], key) if len(names) == 1 else ("", key)
+        name, _, field = key.partition(".")
         if name not in own:
-            raise InputError(f"--set {key}: say which method it is for, like {names[0]}.{field}=...")
+            name, field = names[0], key
+            if len(names) > 1:
+                raise InputError(f"--set {key}: say which method it is for, like {name}.{key}=...")
         own[name][field] = value
-    one = [name for name in names if "judge" in method(name).model_fields]  # of several methods, --judge means these
-    own |= {name: with_judges(name, own[name], judges) for name in one or names if judges}
+    if judges:
+        own |= {name: with_judges(name, own[name], judges) for name in who_judges(names)}
     return [make_purifier(name, own[name]) for name in names]
 
 
-@app.command()
+@command()
 def sql(
     workspace: WorkspacePath,
     query: Annotated[str | None, typer.Argument(help="One SELECT; without it, the views are listed.")] = None,
@@ -711,7 +784,7 @@ def sql(
         list_views()
 
 
-@app.command()
+@command()
 def sandbox(
     port: Annotated[int, typer.Option(help="0 for any free port.")] = 8765,
     seed: Annotated[int, typer.Option(help="Of the world: who errs where.")] = 0,
@@ -736,7 +809,7 @@ def sandbox(
     raise typer.Exit(code)
 
 
-@app.command()
+@command()
 def card(workspace: WorkspacePath) -> None:
     """Write the dataset card (README.md) from what the workspace holds; your own marked blocks in it survive.
 
@@ -748,7 +821,7 @@ def card(workspace: WorkspacePath) -> None:
     typer.echo(str(write_card(Workspace.open(workspace))))
 
 
-@app.command()
+@command()
 def report(
     workspace: WorkspacePath,
     out: Annotated[Path | None, typer.Option(help="File to write; WORKSPACE/report.html by default.")] = None,
@@ -763,7 +836,7 @@ def report(
     typer.echo(str(write_report(Workspace.open(workspace), out)))
 
 
-@app.command()
+@command()
 def verify(
     workspace: WorkspacePath,
     benchmark: Annotated[
@@ -800,7 +873,7 @@ def verify(
     raise typer.Exit(int(any(f.level == "error" for f in found)))
 
 
-@app.command()
+@command()
 def push(
     workspace: WorkspacePath,
     repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Dataset repository on the Hub.")],
@@ -808,7 +881,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every file and change, send nothing.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Publish only this method; may be repeated.")] = None,
     exclude_teacher: Annotated[
-        list[str] | None, typer.Option(help="Leave out this teacher and what was made from it; may be repeated.")
+        list[str] | None, typer.Option(help="Leave out this teacher or judge and what it went into; may be repeated.")
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,

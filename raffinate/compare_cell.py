@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from distill.data import KEEP_ALL, Questions, examples_of, read_examples, read_questions
+from distill.data import KEEP_ALL, Questions, examples_of, read_examples, read_validation
 from distill.model import make_student
 from distill.one import judge
 from distill.protocol import BatchStudent
@@ -80,14 +80,7 @@ class _Open:
         self.work = work
         self.tests = test_sets(self.published, work.elsewhere)
         self.questions = self.published.questions("train")
-
-    @cached_property
-    def validation(self) -> Questions | None:
-        """The labelled validation questions; None where there are none."""
-        try:
-            return read_questions(self.published, "validation")
-        except InputError:
-            return None
+        self.validation = read_validation(self.published)
 
     @cached_property
     def texts(self) -> list[str]:

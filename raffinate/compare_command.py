@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import several
 from raffinate.compare import Grid, OnCell, compare, teacher_sets
 from raffinate.compare_pictures import write_pictures
 from raffinate.compare_report import report
@@ -56,6 +57,10 @@ def compare_students(  # noqa: PLR0913  as many as the command has
     Raises:
         RaffinateError: see `raffinate.compare.compare`.
     """
+    if several.world() > 1:
+        raise InputError(
+            "a comparison trains a student per process: start it without torchrun or accelerate, with --jobs"
+        )
     opened = Workspace.open(workspace)
     own, shared = _sorted(settings or {})
     if not students or not objectives:

@@ -120,7 +120,7 @@ def _told(line: Line, lines: Sequence[Line], own: str, datasets: Sequence[str]) 
         "rejected": line.mean("rejected"),
         "teacher_calls": line.mean("calls"),
         "rationales": line.mean("rationales"),
-        "rationale_tokens": line.mean("rationale_tokens") if line.mean("rationales") else 0.0,
+        "rationale_tokens": line.mean("rationale_tokens"),
         "choose_seconds": line.mean("choose_seconds"),
         "train_seconds": line.mean("seconds"),
         "device": line.cells[0]["students"][0]["device"],

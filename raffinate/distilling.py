@@ -54,6 +54,7 @@ def _checked(cls: type[S], values: dict[str, Any]) -> S:
         raise InputError(f"--set {told(error, cls)}") from None
 
 
+@several.first_speaks()
 def train_student(  # noqa: PLR0913  as many as the command has
     source: str, method: str, settings: Mapping[str, Any], *, out: Path | None, elsewhere: Sequence[str],
     teachers: Sequence[str] | None, weight_by: str | None = None,
@@ -72,6 +73,11 @@ def train_student(  # noqa: PLR0913  as many as the command has
     Raises:
         RaffinateError: one sentence; see `distill.one.distil`.
     """
+    if several.left_alone():
+        show.note(
+            "accelerate launch --cpu starts one process alone: for several on a CPU, say --multi_gpu in place of "
+            "--cpu, or take torchrun"
+        )
     spec, training = student_settings(settings)
     published = Published.open(source)
     workspace = Workspace.open(source) if Path(source).expanduser().is_dir() else None
@@ -90,7 +96,7 @@ def train_student(  # noqa: PLR0913  as many as the command has
             folder=folder,
             on_progress=progress,
         )
-    if several.rank() > 0:  # one of several processes speaks and writes
+    if several.rank() > 0:  # the first speaks and writes
         sys.exit(0)
     if folder is not None:
         done.trained.student.save(folder, training.objective)
@@ -126,7 +132,8 @@ class TrainingProgress:
 
     def __init__(self) -> None:
         columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}")]
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=show.err, disable=not show.err.is_terminal)
+        silent = several.rank() > 0 or not show.err.is_terminal
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=show.err, disable=silent)
         self._task = self._bar.add_task("training", total=None, facts="")
         self._told = time.monotonic()
 

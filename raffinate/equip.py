@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,26 @@ from pydantic import ValidationError
 
 from builders.asker import Asker
 from purifiers.base import Signal
+from purifiers.combined import Combined
 from purifiers.registry import method
 from raffinate.recipe import NAME, Recipe, load_recipe, told
 from schemas.corpus import Corpus
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
+    from builders.build import TeacherEstimate
     from builders.progress import OnProgress
     from purifiers.base import Purifier
-    from purifiers.equipment import Student
+    from purifiers.equipment import OnFit, Student
     from schemas.workspace import Workspace
 
 
 def equip(
-    purifier: Purifier, asker: Asker | None = None, folder: Path | None = None, student: Student | None = None
+    purifier: Purifier,
+    asker: Asker | None = None,
+    folder: Path | None = None,
+    student: Student | None = None,
+    on_fit: OnFit | None = None,
 ) -> Purifier:
     """A copy of the purifier that may use these, as far as its signals say that it does.
 
@@ -34,8 +40,9 @@ def equip(
         asker: who can be asked, for a method that looks at `Signal.LLM`.
         folder: where relative paths in its settings start; the working directory by default.
         student: for a method that looks at `Signal.STUDENT`.
+        on_fit: told how far a long fit is.
     """
-    equipment = purifier.equipment
+    equipment = replace(purifier.equipment, on_fit=on_fit) if on_fit else purifier.equipment
     if Signal.STUDENT in purifier.looks_at:
         equipment = replace(equipment, student=student)
     if Signal.LLM in purifier.looks_at:
@@ -145,6 +152,13 @@ def asker_of(  # noqa: PLR0913  the last by name only
     return Asker(workspace, (*recipe.teachers, *recipe.judges), settings, on_progress, lambda: serving(recipe))
 
 
+def who_judges(names: Sequence[str]) -> Sequence[str]:
+    """Of several methods, those that ``--judge`` is for: who asks one judge, else who asks some, else all."""
+    fields = {name: method(name).model_fields for name in names}
+    kinds = ([name for name in names if key in fields[name]] for key in ("judge", "judges"))
+    return next((found for found in kinds if found), names)
+
+
 def with_judges(name: str, settings: dict[str, Any], judges: Sequence[str]) -> dict[str, Any]:
     """The settings of a method, with those who are to judge under the name it has for them.
 
@@ -154,8 +168,38 @@ def with_judges(name: str, settings: dict[str, Any], judges: Sequence[str]) -> d
     fields = method(name).model_fields
     if "judges" in fields:
         return {**settings, "judges": tuple(judges)}
+    if issubclass(method(name), Combined):
+        raise InputError(
+            f"{name} asks through the methods in it: leave --judge out, and name the judge there, "
+            f"like {{method: aggregate, judge: {judges[0]}}}"
+        )
     if "judge" not in fields:
         raise InputError(f"{name} asks nobody: leave --judge out")
     if len(judges) > 1:
         raise InputError(f"{name} asks one judge: give --judge once")
     return {**settings, "judge": judges[0]}
+
+
+def estimates_of(
+    purifiers: Sequence[Purifier], choose: Callable[[Purifier], object]
+) -> dict[str, list[TeacherEstimate]]:
+    """What each method that asks would ask, per teacher or judge; nobody is asked.
+
+    Args:
+        purifiers: equipped; those that ask nobody are left out.
+        choose: lets a method choose, as it is meant to.
+
+    Raises:
+        InputError: all of them ask nobody.
+    """
+    from builders.estimator import Estimator
+
+    found = {}
+    for purifier in purifiers:
+        if purifier.equipment.asker is not None:
+            estimator = Estimator(purifier.equipment.asker)
+            choose(purifier.equipped(replace(purifier.equipment, asker=estimator)))
+            found[purifier.name] = estimator.estimates()
+    if not found:
+        raise InputError(f"{', '.join(p.name for p in purifiers)}: nobody is asked, so there is nothing to estimate")
+    return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from purifiers.base import Purifier
 from purifiers.comparison import by_domain, paired, sizes_up_to, teacher_curve, train_curve, unseen_domains
 from purifiers.evaluate import choose_on, is_right, judge, judged_rows
+from purifiers.run import Step
 from raffinate import show
 from schemas.corpus import Corpus
 from schemas.database import query
@@ -19,10 +20,6 @@ PRICES = """
 SELECT teacher_id, avg(cost_usd) AS usd FROM responses WHERE status = 'ok'
 GROUP BY teacher_id HAVING count(*) = count(cost_usd)
 """
-
-
-Step = Callable[[str], AbstractContextManager[None]]
-"""Shows that a step is under way."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def evaluate(
     )
     choices = []
     for method in methods:
-        with step(f"judging {method.name}") if look.anything else nullcontext():
+        with step(f"judging {method.name}") if look.anything or method.equipment.asker else nullcontext():
             choices.append(choose_on(method, corpus, rows, on, seed))
     found = [e.to_dict() for e in judge(corpus, rows, choices, seed=seed, prices=prices)]
     part = corpus.take(rows)

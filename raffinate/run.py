@@ -6,7 +6,7 @@ questions -> build (ask the teachers) -> purify, method by method -> evaluate ->
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,23 +20,24 @@ from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
 from builders.teacher import Batch, Teacher
+from purifiers.base import Signal
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
-from purifiers.run import publish
-from raffinate.equip import asker_of, equip, student_for
-from raffinate.recipe import NAME, Recipe, keep_recipe, load_recipe, recipe_file
+from purifiers.run import Step, publish_each, purify
+from raffinate.equip import asker_of, equip, estimates_of, student_for
+from raffinate.recipe import NAME, MethodSection, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
 from schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from builders.asker import Asker
+    from builders.build import TeacherEstimate
     from purifiers.base import Purifier
+    from purifiers.equipment import OnFit
     from raffinate.compare import OnCell
     from schemas.errors import RaffinateError
-
-Step = Callable[[str], AbstractContextManager[object]]
-"""Called with the name of a step; the step runs inside what it returns."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def run(
     on_progress: OnProgress | None = None,
     step: Step = lambda _: nullcontext(),
     on_cell: OnCell | None = None,
+    on_fit: OnFit | None = None,
 ) -> RunReport:
     """Run a whole recipe.
 
@@ -212,12 +214,11 @@ def run(
     summary = build_project(project, on_progress)
     if summary.exit_code:
         return RunReport(project.workspace, summary, [], on, None)
-    methods = _methods(project, summary, on_progress)
-    for purifier in methods:
-        with step(f"purifying by {purifier.name}"):
-            publish(project.workspace, purifier)
+    methods = _methods(project, summary, on_progress, on_fit)
+    published = list(publish_each(project.workspace, methods, step))
+    corpus = published[0][1] if published else None
     with step("evaluating"):
-        evaluations, why_not = _evaluate(project, methods)
+        evaluations, why_not = _evaluate(project, corpus, methods)
     students = _students(project, step, on_cell)
     with step("writing the card"):
         card = write_card(project.workspace, project.recipe.card)
@@ -250,7 +251,19 @@ def _students(project: Project, step: Step, on_cell: OnCell | None) -> dict[str,
         )
 
 
-def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | None) -> list[Purifier]:
+def estimate_methods(project: Project, *, built: bool) -> tuple[dict[str, list[TeacherEstimate]], list[str]]:
+    """What the recipe's methods that ask would ask; or, before the build is done, their names."""
+    asking = [m for m in project.recipe.purify if Signal.LLM in m.purifier().looks_at]
+    if not asking or not built or not project.workspace.teachers():
+        return {}, [m.method for m in asking]
+    corpus = Corpus.of(project.workspace)
+    methods = _equipped(project, asker_of(project.recipe, project.workspace, project.base), asking)
+    return estimates_of(methods, lambda method: purify(method, corpus)), []
+
+
+def _methods(
+    project: Project, built: BuildSummary, on_progress: OnProgress | None, on_fit: OnFit | None
+) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
     cost, sent = (
@@ -265,22 +278,31 @@ def _methods(project: Project, built: BuildSummary, on_progress: OnProgress | No
         max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
+    return _equipped(project, asker, project.recipe.purify, on_fit)
+
+
+def _equipped(
+    project: Project, asker: Asker, sections: Iterable[MethodSection], on_fit: OnFit | None = None
+) -> list[Purifier]:
+    """These of the recipe's methods, ready to choose."""
     found = []
-    for section in project.recipe.purify:
+    for section in sections:
         purifier = section.purifier()
         student = student_for([purifier], project.workspace, section.student, project.base)
-        found.append(equip(purifier, asker, project.base, student))
+        found.append(equip(purifier, asker, project.base, student, on_fit))
     return found
 
 
-def _evaluate(project: Project, methods: list[Purifier]) -> tuple[list[Evaluation], RaffinateError | None]:
+def _evaluate(
+    project: Project, corpus: Corpus | None, methods: list[Purifier]
+) -> tuple[list[Evaluation], RaffinateError | None]:
     """Judge the recipe's methods, with the best teacher and the oracle as bounds, where there is gold."""
     from schemas.errors import InputError
 
     methods = [m for m in methods if m.chooses]
     bounds = [name for name in ("best-teacher", "oracle") if name not in {m.name for m in methods}]
     try:
-        corpus = Corpus.of(project.workspace)
+        corpus = corpus or Corpus.of(project.workspace)
         return evaluate(corpus, [*methods, *(method(n)() for n in bounds)], on=project.recipe.evaluate_on), None
     except InputError as error:
         return [], error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -93,11 +94,14 @@ class BuildProgress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Show a step beside the bars, and how long it took."""
-        started = time.perf_counter()
+        """Show a step beside the bars, and how long it took; bars that came up meanwhile go with it."""
+        started, before = time.perf_counter(), set(self._tasks)
         task = self._bars.add_task(name, total=None, facts="")
         yield
         self._bars.remove_task(task)
+        for of_step in set(self._tasks) - before:
+            self._bars.remove_task(self._tasks.pop(of_step))
+        self._last = None
         err.print(f"{name}: {time.perf_counter() - started:.1f} s", markup=False)
 
     def __call__(self, snapshot: Snapshot) -> None:
@@ -121,6 +125,16 @@ class BuildProgress:
         elif time.monotonic() - self._told > QUIET_SECONDS:
             self._told = time.monotonic()
             err.print(f"{done:,} of {total:,} students: {label}{eta}", markup=False)
+
+    def fit(self, done: int, total: int, facts: str) -> None:
+        """Take how far a fit is, as `purifiers.equipment.OnFit`."""
+        if err.is_terminal:
+            if "fit" not in self._tasks:
+                self._tasks["fit"] = self._bars.add_task("fitting", total=total, facts="")
+            self._bars.update(self._tasks["fit"], completed=done, total=total, facts=facts)
+        elif time.monotonic() - self._told > QUIET_SECONDS:
+            self._told = time.monotonic()
+            err.print(f"fitting: {done:,} of {total:,}  {facts}", markup=False)
 
     def _draw(self, snapshot: Snapshot) -> None:
         for teacher in snapshot.teachers:
@@ -278,9 +292,9 @@ EVALUATED = (
 
 
 def top(shares: dict[str, float]) -> str:
-    """The teacher chosen most, with its share."""
+    """The teacher chosen most, with its share; a dash where none was chosen."""
     teacher = max(shares, key=lambda t: shares[t])
-    return f"{teacher} {shares[teacher]:.0%}"
+    return f"{teacher} {shares[teacher]:.0%}" if shares[teacher] else "-"
 
 
 def endpoints(reports: Sequence[EndpointReport]) -> None:
@@ -292,22 +306,33 @@ def endpoints(reports: Sequence[EndpointReport]) -> None:
     table("Endpoints", ("teacher", "url", "found", "latency"), rows)
 
 
-def estimates(found: Sequence[TeacherEstimate]) -> None:
-    """What a build would still ask."""
-    rows = [
-        (
-            e.teacher_id,
-            f"{e.rows:,}",
-            f"{e.requests:,}",
-            f"{e.follow_ups:,}",
-            f"{e.prompt_tokens:,}",
-            f"{e.completion_tokens:,}",
-            money(e.cost_usd),
-        )
-        for e in found
-    ]
-    names = ("teacher", "rows", "requests", "second turns", "prompt tokens", "completion tokens", "cost")
-    table("A build would ask (tokens are approximate)", names, rows)
+def estimates(found: Mapping[str, Sequence[TeacherEstimate]]) -> None:
+    """What a build or a method would still ask, by its name."""
+    for spent_on, each in found.items():
+        rows = [
+            (
+                e.teacher_id,
+                f"{e.rows:,}",
+                f"{e.requests:,}",
+                f"{e.follow_ups:,}",
+                f"{e.prompt_tokens:,}",
+                f"{e.completion_tokens:,}",
+                money(e.cost_usd),
+            )
+            for e in each
+        ]
+        names = ("teacher", "rows", "requests", "second turns", "prompt tokens", "completion tokens", "cost")
+        who = "A build" if spent_on == BUILD else spent_on
+        table(f"{who} would ask (tokens are approximate)", names, rows)
+
+
+BUILD = "build"
+"""What is spent on teachers' responses, in the view `costs` and in estimates."""
+
+
+def estimates_dict(found: Mapping[str, Sequence[TeacherEstimate]]) -> list[dict[str, Any]]:
+    """The same for JSON."""
+    return [{"spent_on": spent_on, **asdict(e)} for spent_on, each in found.items() for e in each]
 
 
 def statuses(found: Sequence[TeacherRows]) -> None:

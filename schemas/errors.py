@@ -6,6 +6,9 @@
     ├── TeacherError        an endpoint cannot be reached, refuses the key, or does not know the model
     └── MissingExtraError   an optional package is needed: says which extra brings it
 
+    KeyboardInterrupt       Ctrl-C
+    └── Interrupted         where more can be said than that the same command goes on
+
 Every message says what is wrong, where, and what to do. Anything else that escapes is a bug of ours.
 """
 
@@ -36,6 +39,10 @@ class MissingExtraError(RaffinateError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs packages that are not installed: run  pip install 'raffinate[{extra}]'")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence on what is kept and what starts again."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

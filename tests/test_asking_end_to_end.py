@@ -18,12 +18,20 @@ from helpers_cli import ROOT, Cli, contents
 
 from builders.asker import Asker, Call
 from builders.journal import own_file
+from builders.progress import Snapshot
 from builders.sandbox import Fault, SandboxServer, SandboxTeacher
 from builders.sandbox.teachers import TEACHERS
-from builders.teacher import Teacher
+from builders.teacher import Price, Teacher
 from cards.card import judges_of, write_card
 from cards.facts import facts_of
 from cards.publication import choose, published_files, stage
+from purifiers.base import Purifier
+from purifiers.debate import Debate
+from purifiers.equipment import Equipment
+from purifiers.peer_review import PeerReview
+from purifiers.run import publish, purify
+from purifiers.verified import Verified
+from schemas.corpus import Corpus
 from schemas.database import query
 from schemas.tables import CALLS
 from schemas.workspace import Workspace
@@ -107,6 +115,115 @@ def test_each_method_from_the_command_line(
     card = (workspace.path / "README.md").read_text()
     assert f"| `{method}` | `{sorted(by_judge)[0]}`" in card and "config_name: calls" in card
     assert cli("verify", workspace.path, "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("aggregate", ["--judge", "wise"]),
+        ("peer-review", []),
+        ("debate", []),
+        ("verified", ["--judge", "best", "--set", "encoder=null"]),
+        (
+            "gate",
+            ["--set", "agree=3", "--set", "first=majority", "--set", "otherwise={method: aggregate, judge: wise}"],
+        ),
+    ],
+)
+def test_an_estimate_says_what_is_then_asked(cli: Cli, tmp_path: Path, method: str, options: list[str]) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        asked_before, before = counts(sandbox), contents(workspace.path)
+        command = ("purify", workspace.path, "--method", method, *options)
+        ran = cli(*command, "--estimate", "--json")
+        assert ran.code == 0, ran.err
+        assert counts(sandbox) == asked_before and contents(workspace.path) == before
+        done = cli(*command, "--json")
+        expected = {e["teacher_id"]: (e["rows"], e["requests"]) for e in ran.json}
+        asked = {a["judge"]: (a["requests"], a["requests"]) for a in done.json["asked"]}
+        if method == "debate":  # a teacher that is not moved by the first round is asked the same in the second
+            assert set(expected.values()) == {(QUESTIONS * 2, QUESTIONS * 2)}
+            assert all(n <= QUESTIONS * 2 for n, _ in asked.values())
+        else:
+            assert expected == asked and sum(n for n, _ in asked.values()) == counts(sandbox)[0] - asked_before[0] > 0
+        again = cli(*command, "--estimate", "--json").json
+        assert [(e["requests"], e["cost_usd"]) for e in again] == [(0, 0.0)] * len(again)
+        assert {e["teacher_id"]: (e["rows"], e["rows"]) for e in again} == asked
+        assert f"{method} would ask" in cli(*command, "--estimate").out
+    assert all(e["spent_on"] == method and e["measured"] and e["cost_usd"] > 0 for e in ran.json)
+
+
+def test_an_estimate_goes_by_the_length_of_replies_to_the_same_calls(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        command = ("purify", workspace.path, "--method", "aggregate", "--judge", "wise")
+        assert cli(*command, "--max-requests", QUESTIONS // 2).code == 1
+        (half,) = cli(*command, "--estimate", "--json").json
+        assert (half["rows"], half["requests"]) == (QUESTIONS, QUESTIONS - QUESTIONS // 2)
+        assert cli(*command).code == 0
+    paid = rows(workspace, "SELECT avg(completion_tokens) AS mean, avg(prompt_tokens) AS asked FROM calls")[0]
+    assert half["completion_tokens"] / half["requests"] == pytest.approx(paid["mean"], rel=0.3)
+    assert half["prompt_tokens"] / half["requests"] == pytest.approx(paid["asked"], rel=0.5)
+
+
+def test_estimates_of_what_asks_nobody_of_a_recipe_and_of_an_evaluation(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        made = recipe(tmp_path / "r.yaml", sandbox.url, purify=["majority", {"method": "aggregate", "judge": "wise"}])
+        before = cli("estimate", made, "--json")
+        assert {e["spent_on"] for e in before.json} == {"build"}
+        assert "aggregate will ask too: how much can be said once the build is done" in before.err
+        assert cli("build", made).code == 0
+        asked = counts(sandbox)
+        after = cli("estimate", made, "--json").json
+        assert [(e["spent_on"], e["teacher_id"], e["requests"]) for e in after if e["requests"]] == [
+            ("aggregate", "wise", QUESTIONS)
+        ]
+        evaluated = ("evaluate", tmp_path / "ws", "--methods", "majority,aggregate", "--judge", "wise", "--on", "train")
+        (part,) = cli(*evaluated, "--estimate", "--json").json
+        assert 0 < part["requests"] < QUESTIONS and counts(sandbox) == asked
+        nobody = cli("purify", tmp_path / "ws", "--method", "majority,random", "--estimate")
+        assert nobody.code == 1 and "majority, random: nobody is asked, so there is nothing to estimate" in nobody.err
+
+
+@pytest.mark.parametrize("purifier", [PeerReview(), Debate(), Verified(judge="best", encoder=None)])
+def test_progress_is_of_the_whole_method(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purifier: Purifier
+) -> None:
+    """Asked in many rounds, a method has one bar per judge that grows to its end, and no cost or reply is forgotten."""
+    seen: list[Snapshot] = []
+    monkeypatch.setattr("purifiers.asking.BLOCK", 3)
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        teachers = [Teacher(id=t.name, model=f"sandbox/{t.name}", base_url=sandbox.url) for t in TEACHERS]
+        for name in ("ada", "bo"):  # two with a price
+            teachers[[t.id for t in teachers].index(name)] = Teacher(
+                id=name, model=f"sandbox/{name}", base_url=sandbox.url, price=Price(**PRICE)
+            )
+        asker = Asker(workspace, teachers, on_progress=seen.append)
+        publish(workspace, purifier.equipped(Equipment(asker=asker)))
+    ledger = rows(workspace, "SELECT judge_id, count(*) AS n, sum(cost_usd) AS usd FROM calls GROUP BY ALL")
+    last = {t.teacher_id: t for t in seen[-1].teachers}
+    if not isinstance(purifier, Debate):  # who is not moved by a round is asked the same again, and listed once
+        assert {n: (t.done, t.total) for n, t in last.items()} == {r["judge_id"]: (r["n"], r["n"]) for r in ledger}
+    assert all(last[r["judge_id"]].cost_usd == pytest.approx(r["usd"]) for r in ledger if r["usd"] is not None)
+    for name in last:
+        mine = [t for snapshot in seen for t in snapshot.teachers if t.teacher_id == name]
+        assert [t.done for t in mine] == sorted(t.done for t in mine)
+        assert all(t.total >= t.done for t in mine)
+    if isinstance(purifier, PeerReview):  # as many calls about each question: the end is known from the start
+        assert {t.total for snapshot in seen for t in snapshot.teachers} == {QUESTIONS * 3}
+
+
+def test_what_was_asked_without_publishing_is_not_booked_on_the_next_method(cli: Cli, tmp_path: Path) -> None:
+    with served() as sandbox:
+        workspace = built(cli, tmp_path, sandbox)
+        teachers = [Teacher(id=t.name, model=f"sandbox/{t.name}", base_url=sandbox.url) for t in TEACHERS]
+        equipment = Equipment(asker=Asker(workspace, teachers))
+        purify(PeerReview().equipped(equipment), Corpus.of(workspace))
+        publish(workspace, Debate().equipped(equipment))
+    purposes = {r["purpose"] for r in rows(workspace, "SELECT DISTINCT purpose FROM calls")}
+    assert purposes, "debate asked"
+    assert all(p.startswith("debate") for p in purposes)
 
 
 def test_evaluate_gives_the_cost_of_a_purified_row_and_reuses_replies(cli: Cli, tmp_path: Path) -> None:

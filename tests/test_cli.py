@@ -6,15 +6,21 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
+from helpers_asking import workspace_of
 from helpers_cli import ROOT, Cli, in_process
 from helpers_corpus import make_workspace
 
 import raffinate
+from purifiers.base import Purifier, Scores, Signal
+from purifiers.registry import METHODS
 from raffinate.cli import app
+from schemas.corpus import Corpus
 from schemas.views import DESCRIPTIONS
 from schemas.workspace import Workspace
 
@@ -82,7 +88,7 @@ def test_ctrl_c_is_130(cli: Cli, workspace: Workspace, monkeypatch: pytest.Monke
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("purifiers.run.publish", interrupted)
+    monkeypatch.setattr("purifiers.run.purify", interrupted)
     ran = cli("purify", workspace.path, "--method", "majority")
     assert ran.code == 130 and ran.err.startswith("error: interrupted")
 
@@ -159,10 +165,84 @@ def test_purify_says_what_it_kept_and_from_whom(cli: Cli, tmp_path: Path) -> Non
     assert Path(found["folder"]).is_dir() and made.methods() == ["majority", "random"]
 
 
+def test_purify_by_several_methods(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, read = make_workspace(tmp_path / "ws", n=10, methods=False), []
+    load = Corpus.of
+    monkeypatch.setattr(Corpus, "of", lambda *args: read.append(args) or load(*args))
+    options = ("--method", "random,majority", "--method", "plackett-luce,random", "--set", "random.seed=4")
+    ran = cli("purify", made.path, *options)
+    assert ran.code == 0 and len(read) == 1  # the responses are read once
+    assert re.findall(r"^(\S+) kept", ran.out, re.M) == ["random", "majority", "plackett-luce"]
+    assert made.methods() == ["majority", "plackett-luce", "random"]
+    card = (made.path / "README.md").read_text()
+    assert all(f"purified-{name}" in card for name in made.methods())
+    alone = cli("purify", made.path, "--method", "random", "--set", "seed=4", "--json").json
+    both = cli("purify", made.path, *options, "--json").json
+    assert [b["method"] for b in both] == ["random", "majority", "plackett-luce"] and both[0] == alone
+
+
+def test_a_later_method_that_fails_leaves_the_earlier_ones(cli: Cli, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "ws", n=10, methods=False)
+    ran = cli("purify", made.path, "--method", "majority,comprehension")
+    assert ran.code == 1 and "comprehension needs a student" in ran.err
+    assert made.methods() == ["majority"] and "purified-majority" in (made.path / "README.md").read_text()
+    ran = cli("purify", made.path, "--method", "random,oracle")
+    assert ran.code == 1 and "oracle looks at the gold answers" in ran.err and made.methods() == ["majority"]
+
+
+class Patient(Purifier):
+    """Takes its time to fit, and is interrupted at the end."""
+
+    name, signals, learns = "patient", frozenset[Signal](), True
+
+    def fit(self, corpus: Corpus) -> Self:
+        for done in range(1, 4):
+            self.equipment.on_fit(done, 3, f"loss {1 / done:.2f}")
+        raise KeyboardInterrupt
+
+    def score(self, corpus: Corpus) -> Scores:
+        return np.zeros(corpus.usable.shape, np.float32)
+
+
+def test_a_long_fit_tells_how_far_it_is_and_what_ctrl_c_costs(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_workspace(tmp_path / "ws", n=10, methods=False)
+    monkeypatch.setitem(METHODS, "patient", f"{__name__}:Patient")
+    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
+    ran = cli("purify", made.path, "--method", "majority,patient")
+    assert ran.code == 130 and made.methods() == ["majority"]
+    *_, first, second, third, error = ran.err.splitlines()
+    assert (first, third) == ("fitting: 1 of 3  fit 1 of 5  loss 1.00", "fitting: 3 of 3  fit 1 of 5  loss 0.33")
+    assert error.startswith("error: interrupted while patient was fitted: a fit starts again") and "2 of 3" in second
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_loses_a_value_silently(cli: Cli, command: str) -> None:
+    """Given twice, an option either takes both values or is refused."""
+    for param in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        if param.param_type_name == "option" and not (param.multiple or param.is_flag):
+            ran = cli(command, "x", param.opts[0], "1", param.opts[0], "1")
+            assert ran.code == 2 and f"{param.opts[0]} is there 2 times" in ran.err
+
+
+def test_a_list_with_commas_may_be_repeated(cli: Cli, workspace: Workspace) -> None:
+    options = ("--methods", "majority", "--methods", "random,majority", "--teachers", "alpha", "--teachers", "beta")
+    ran = cli("evaluate", workspace.path, *options, "--json")
+    assert [e["method"] for e in ran.json] == ["majority", "random"]
+    assert set(ran.json[0]["share"]) == {"alpha", "beta"}
+
+
 def test_evaluate_as_a_table(cli: Cli, workspace: Workspace) -> None:
     ran = cli("evaluate", workspace.path)
     assert ran.code == 0 and "How each method chose on test (6 questions" in ran.out
     assert all(m in ran.out for m in ("best-teacher", "majority", "oracle"))
+
+
+def test_a_method_that_kept_nothing_chose_nobody(cli: Cli, tmp_path: Path) -> None:
+    made = workspace_of(tmp_path / "ws", ["--", "--"], split="train", gold="AB")
+    ran = cli("evaluate", made.path, "--methods", "majority", "--on", "train")
+    assert ran.code == 0 and "0.0%" in ran.out and "alpha 0%" not in ran.out
 
 
 def test_methods_are_listed_with_their_settings(cli: Cli) -> None:

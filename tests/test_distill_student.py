@@ -1,25 +1,22 @@
-"""The student that purifiers are handed, other people's models, the command, and several processes."""
+"""The student that purifiers are handed, other people's models, and the command."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
-import os
-import socket
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_cli import Cli
-from helpers_corpus import make_workspace
-from helpers_distill import toy_examples, toy_questions, toy_student
+from helpers_corpus import make_workspace, question_row, response_row, write_workspace
+from helpers_distill import toy_examples, toy_student
 from test_distill_loss import nll_by_hand
 
 from distill.model import load_student, make_student
 from distill.protocol import BatchStudent, student_for
 from distill.spec import StudentSpec, Training
-from distill.train import Trained, train
 from purifiers.equipment import Student
 from schemas.database import query
 from schemas.errors import InputError, MissingExtraError
@@ -144,6 +141,25 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
     student, objective = load_student(tmp_path / "student")
     assert (student.spec.width, objective) == (16, "rationale-then-answer")
     assert not list(tmp_path.rglob("checkpoint*"))
+    cli("distill", workspace.path, "--method", "fine-tuning", *TINY, "--objective", "rationale-then-answer")
+    sql = "SELECT prediction_loss, rationale_loss, rationale_tokens FROM students WHERE method = 'fine-tuning'"
+    (tuned,) = query(workspace, sql).to_pylist()
+    assert tuned["prediction_loss"] > 0
+    assert (tuned["rationale_loss"], tuned["rationale_tokens"]) == (None, 0), "it has read no rationale"
+
+
+def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
+    rng = random.Random(0)
+    questions = [question_row(i, "train", rng) for i in range(4)]
+    bare = write_workspace(tmp_path / "bare", questions, {"ann": [response_row(q, "ann", True) for q in questions]})
+    told = cli("distill", bare.path, "--method", "keep-all", *TINY)
+    assert (told.code, told.err.count("\n")) == (1, 1)
+    assert "bare has no test questions (its splits: train)" in told.err
+    questions.append(question_row(4, "test", rng))
+    some = write_workspace(tmp_path / "some", questions, {"ann": [response_row(q, "ann", True) for q in questions]})
+    told = cli("distill", some.path, "--method", "keep-all", *TINY)
+    assert told.code == 0, told.err
+    assert "no labelled validation questions: the last weights were kept, not the best" in " ".join(told.err.split())
 
 
 @pytest.mark.parametrize(
@@ -154,48 +170,14 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
         (["--objective", "guess"], "objective: Input should be 'multitask', 'rationale-then-answer' or 'fine-tuning'"),
         (["--method", "teacher:alfa"], "no responses of teacher 'alfa' (did you mean 'alpha'?)"),
         (["--eval", "nowhere"], "there is no folder nowhere"),
+        (["--method", "majorty"], "nothing purified by 'majorty' (did you mean 'majority'?)"),
+        (["--set", "learning_rate=1e30", "--set", "warm_up=0", "--set", "max_steps=60"], "the loss diverged at step"),
     ],
 )
 def test_command_tells_mistakes_in_one_sentence(workspace: Workspace, cli: Cli, extra: list[str], says: str) -> None:
-    told = cli("distill", workspace.path, "--method", "majority", *TINY, *extra)
+    given = [] if "--method" in extra else ["--method", "majority"]
+    shape = TINY[:-2] if "max_steps=60" in extra else TINY
+    told = cli("distill", workspace.path, *given, *shape, *extra)
     assert told.code == 1
     assert says in told.err
     assert told.err.count("\n") == 1
-
-
-def _train_as(rank: int, port: int, out: Path) -> None:
-    """One of two processes, as a launcher starts it."""
-    import torch
-
-    torch.set_num_threads(1)
-    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in settings.items()})
-    done = _trained()
-    np.savez(out / f"{rank}.npz", **{name: w.detach().numpy() for name, w in done.student.trainable().items()})
-    (out / f"{rank}.json").write_text(json.dumps([done.tokens, done.prediction_loss, done.device]))
-
-
-def _trained() -> Trained:
-    settings = Training(max_steps=5, batch_size=3, learning_rate=1e-2, eval_every=2)
-    return train(toy_student("tiny-seq2seq"), toy_examples(("ann", "bob")), settings, validation=toy_questions())
-
-
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fresh = multiprocessing.get_context("spawn")  # a fork has the threads of torch in whatever state they were
-    both = [fresh.Process(target=_train_as, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-        assert process.exitcode == 0
-    alone = _trained()
-    for rank in range(2):
-        tokens, loss, device = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert (tokens, device) == (alone.tokens, "cpu x2")
-        assert loss == pytest.approx(alone.prediction_loss, rel=1e-4)
-        weights = np.load(tmp_path / f"{rank}.npz")
-        for name, weight in alone.student.trainable().items():
-            np.testing.assert_allclose(weight.detach().numpy(), weights[name], rtol=1e-3, atol=1e-4)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from helpers_distill import toy_examples, toy_questions, toy_student
 
-from distill import checkpoint
+from distill import checkpoint, loss
 from distill import evaluate as judge
 from distill import train as training_module
 from distill.evaluate import evaluate
 from distill.model import StudentModel, load_student
+from distill.one import judge as judged
 from distill.spec import Training
 from distill.train import Told, train
 from schemas.errors import InputError, RaffinateError, WorkspaceError
@@ -153,7 +154,7 @@ def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
     def small(student: Any, rows: Any, part: Any) -> Any:
         calls.append(len(part))
         if len(calls) > 3 and len(part) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(student, rows, part)
 
     monkeypatch.setattr(training_module, "row_nll", small)
@@ -165,6 +166,48 @@ def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
     train(toy_student("tiny-causal"), toy_examples(), settings, folder=tmp_path,
           on_progress=lambda now: seen.append(now.step))  # fmt: skip
     assert seen == [4, 5, 6]
+
+
+NO_MEMORY = [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_answers_that_do_not_fit_are_computed_fewer_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    student, questions = toy_student("tiny-causal"), toy_questions()
+    whole = judged(student, questions, "multitask")
+    write, nll, most = judge._write, loss.row_nll, [1]
+
+    def short(real: Any, rows: int) -> Any:
+        def computed(*arguments: Any) -> Any:
+            if len(arguments[rows]) > most[0]:
+                raise error
+            return real(*arguments)
+
+        return computed
+
+    monkeypatch.setattr(judge, "_write", short(write, 2))
+    monkeypatch.setattr(loss, "row_nll", short(nll, 2))
+    halved = judged(student, questions, "multitask")
+    assert whole.likeliest is not None and halved.likeliest is not None
+    assert (whole.written.said, whole.likeliest.said) == (halved.written.said, halved.likeliest.said)
+    most[0] = 0
+    with pytest.raises(RaffinateError, match="out of memory for a single question of toy: set a smaller max_input"):
+        judged(student, questions, "multitask")
+
+
+def test_out_of_memory_while_validating_keeps_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: Any) -> Any:
+        raise NO_MEMORY[0]
+
+    monkeypatch.setattr(judge, "_write", short)
+    settings = Training(max_steps=4, batch_size=2, eval_every=2)
+    with pytest.raises(RaffinateError, match=r"out of memory .*; step 2 is kept in"):
+        train(toy_student("tiny-causal"), toy_examples(), settings, validation=toy_questions(), folder=tmp_path)
 
 
 def test_nothing_to_learn_is_told() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,12 @@ def test_a_split_by_hash_replaces_the_one_on_file(import_rows: Import) -> None:
         ([{**ANSWER, "status": "fine"}], {}, "row 1: status 'fine' is not one of"),
         ([ANSWER], {"teachers": ["anne"]}, "there is no teacher 'anne' (did you mean 'ann'?)"),
         ([ANSWER], {"datasets": ["pet"]}, "there is no dataset 'pet' (did you mean 'pets'?)"),
+        ([ANSWER | {"rationale": ["a"]}], {}, "{file}, row 1: rationale must be a text, not a list"),
+        ([ANSWER | {"params": {"seed": 1}}], {}, "{file}, row 1: params must be a text, not an object"),
+        ([ANSWER | {"prompt_tokens": [1]}], {}, "{file}, row 1: prompt_tokens must be one value, not several"),
+        ([ANSWER | {"latency_ms": "long"}], {}, "{file}, row 1: latency_ms 'long' is not a number"),
+        ([ANSWER | {"is_correct": "maybe"}], {}, "{file}, row 1: is_correct 'maybe' is not true or false"),
+        ([ANSWER | {"created_at": "today"}], {}, "row 1: created_at 'today' is not a time like 2026-01-31T12:00:00Z"),
     ],
 )
 def test_bad_responses_are_told_in_one_sentence(
@@ -158,6 +165,19 @@ def test_bad_responses_are_told_in_one_sentence(
     with pytest.raises(InputError) as caught:
         import_rows(rows, **selection)
     assert says.replace("{file}", str(tmp_path / "responses.jsonl")) in str(caught.value)
+
+
+def test_responses_in_csv_have_their_types_read(import_rows: Import, tmp_path: Path) -> None:
+    import_rows([ANSWER])
+    (tmp_path / "r.csv").write_text(
+        "question_id,teacher_id,rationale,is_correct,sample_idx,latency_ms,created_at,gold_shown\n"
+        "1,ann,Dogs do.,True,0,3.5,2026-01-02T03:04:05Z,\n"
+        "1,ann,Cats do.,false,1,,2026-01-02 05:04:05+02:00,1\n"
+    )
+    found = read_corpus(tmp_path / "questions.jsonl", tmp_path / "r.csv").responses.to_pylist()
+    assert [row["latency_ms"] for row in found] == [3.5, None] and [row["gold_shown"] for row in found] == [False, True]
+    assert [row["sample_idx"] for row in found] == [0, 1]
+    assert {row["created_at"] for row in found} == {datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)}
 
 
 @pytest.mark.data

@@ -63,7 +63,7 @@ def test_a_name_that_the_question_uses_stays() -> None:
 def test_identical_rationales_are_shown_once_and_their_votes_shared(tmp_path: Path) -> None:
     same = "One and the same."
     workspace = workspace_of(tmp_path / "ws", ["AAB"], alpha=same, beta=f" {same.upper()}\n")
-    (((question,),)) = list(blocks(Corpus.of(workspace), 0))
+    (((question,), _),) = list(blocks(Corpus.of(workspace), 0))
     assert sorted(c.columns for c in question.candidates) == [(0, 1), (2,)]
     asker = ScriptedAsker(
         workspace, ["alpha", "beta", "gamma"], lambda c: "Score: 5" if c.about == ("alpha",) else "Score: 2"

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from helpers_arrays import TextsOf, corpus_of
+from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_cli import Cli
 from helpers_corpus import make_workspace
 
@@ -16,8 +17,9 @@ from purifiers.base import Signal
 from purifiers.equipment import Equipment
 from purifiers.filtered import WHY, Filtered, repeated
 from purifiers.gate import Gate
-from purifiers.run import fit
+from purifiers.run import fit, publish
 from purifiers.store import load, save
+from schemas.database import query
 from schemas.errors import InputError
 
 
@@ -39,6 +41,29 @@ def test_what_is_inside_says_what_is_looked_at_and_is_equipped():
     assert Gate(first="majority", otherwise="random").looks_at == {Signal.ANSWERS}
     equipment = Equipment()
     assert all(part.equipment is equipment for part in gate.equipped(equipment)._parts.values())
+
+
+def test_a_gate_asks_where_teachers_disagree_and_nowhere_else(tmp_path: Path):
+    workspace = workspace_of(tmp_path / "ws", ["AAB", "ABC", "ABB", "CBA", "A--"], gold="AABB?", split="train")
+    asker = ScriptedAsker(workspace, ["judge"], lambda _: "Both shelves are counted.\nThe answer is (B).")
+    gate = Gate(first="majority", otherwise={"method": "aggregate", "judge": "judge"})
+    assert Signal.LLM in gate.looks_at and Signal.LLM not in Gate(first="majority", otherwise="random").looks_at
+    kept = publish(workspace, asked_by(gate, asker))[1]
+    assert sorted(call.question_id for call in asker.calls) == ["q00001", "q00003"]
+    assert set(kept.synthesised) == {1, 3} and kept.teacher[[0, 2, 4]].min() >= 0
+    rows = query(workspace, "SELECT * FROM purified WHERE written_by = 'judge' ORDER BY question_id").to_pylist()
+    assert [(r["method"], r["question_id"], r["predicted_answer"]) for r in rows] == [
+        ("gate", "q00001", "B"), ("gate", "q00003", "B"),
+    ]  # fmt: skip
+    ledger = query(workspace, "SELECT DISTINCT method, judge_id, purpose, verdict FROM calls").to_pylist()
+    assert ledger == [{"method": "gate", "judge_id": "judge", "purpose": "aggregate", "verdict": "B"}]
+    with pytest.raises(InputError, match="aggregate asks teachers or judges and none are at hand"):
+        publish(workspace, gate)
+
+
+def test_a_judge_is_named_in_the_inner_method(cli: Cli, tmp_path: Path):
+    ran = cli("purify", make_workspace(tmp_path / "ws", n=5).path, "--method", "gate", "--judge", "gpt")
+    assert ran.code == 1 and "name the judge there, like {method: aggregate, judge: gpt}" in ran.err
 
 
 class Said(TextsOf):
@@ -97,7 +122,10 @@ def test_a_rationale_that_argues_for_another_option_is_left_out(tmp_path: Path):
     ("settings", "said"),
     [
         ({"first": "concensus"}, r"no method 'concensus' \(did you mean 'consensus'"),
-        ({"otherwise": {"method": "plackett-luce", "gama": 3}}, "plackett-luce: gama"),
+        (
+            {"otherwise": {"method": "plackett-luce", "gama": 3}},
+            r"plackett-luce has no setting 'gama' \(did you mean 'gamma'",
+        ),
         ({"otherwise": "oracle"}, "oracle cannot be combined"),
         ({"otherwise": "keep-all"}, "keep-all cannot be combined"),
     ],

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # noqa:
 
 from purifiers.base import Purifier  # noqa: E402
 from purifiers.classifier import Classifier  # noqa: E402
+from purifiers.equipment import Equipment  # noqa: E402
 from purifiers.fine_tune import Encoder, FineTuning  # noqa: E402
 from purifiers.run import fit  # noqa: E402
 from purifiers.similarity import Similarity  # noqa: E402
@@ -101,6 +102,17 @@ def test_the_loss_falls_and_the_best_pass_is_kept(tiny: Path, monkeypatch: pytes
     monkeypatch.setattr(fine_tune, "_judged", lambda *a: seen.append((1.0 - len(seen), 0.0)) or seen[-1])
     fit(methods(tiny, FineTuning(epochs=8, patience=2, rate=1e-3))[0], specialists(24))
     assert len(seen) == 3, "the first pass was the best: two more, and it stops"
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["classifier", "similarity"])
+def test_a_training_says_how_far_it_is(tiny: Path, which: int):
+    told: list[tuple[int, int, str]] = []
+    settings = FineTuning(epochs=3, patience=3, batch=8, rate=1e-3)
+    fit(methods(tiny, settings)[which].equipped(Equipment(on_fit=lambda *now: told.append(now))), specialists(48))
+    steps = told[-1][1]
+    assert [done for done, _, _ in told] == list(range(1, steps + 1)) and steps % 3 == 0
+    assert all(facts.startswith("loss ") for *_, facts in told)
+    assert "held out" not in told[0][2] and "held out" in told[-1][2]
 
 
 def test_the_seed_decides(tiny: Path):

@@ -161,6 +161,22 @@ def test_without_a_baseline_every_action_is_suppressed_and_with_one_it_is_not():
     assert chance["teachers"][1] > 0.6 > chance["teachers"][2]
 
 
+@pytest.mark.parametrize(("alternate", "passes"), [("epoch", 1 + 2 * 3 - 1), ("batch", 1 + 2 * 3)])
+def test_a_fit_says_how_far_it_is(alternate: str, passes: int):
+    told: list[tuple[int, int, str]] = []
+    method = TeacherSelection(rounds=3, alternate=alternate, batch=16, epochs=1)
+    equipment = Equipment(student=bandit(LOSSES), on_fit=lambda *now: told.append(now))
+    corpus = cars_and_books()
+    purify(method.equipped(equipment), corpus, folds=2)
+    for n, fold in enumerate(("fit 1 of 3", "fit 2 of 3", "fit 3 of 3")):
+        mine = [(done, total) for done, total, facts in told if facts.startswith(fold)]
+        assert mine == sorted(mine) and mine[-1][0] == mine[-1][1] and len(mine) > 5
+        assert n or mine[-1] == (passes * 80, passes * 80)
+    assert {facts.split("  ")[1].split(",")[0] for *_, facts in told} == {
+        "teaching the student", "losses of the rationales",
+    }  # fmt: skip
+
+
 def test_a_moving_average_finds_the_best_teacher_too():
     method = TeacherSelection(baseline="ema", rounds=1, epochs=60, batch=16, rate=0.02)
     fitted = fit(method.equipped(Equipment(student=bandit(LOSSES))), cars_and_books())

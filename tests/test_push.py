@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_corpus import make_workspace, question_row, response_row, write_recipe, write_workspace
 from hub_stub import Fault, Hub, running_hub, sign_in
 
 from cards.hub import HubError
 from cards.publication import WHY_DROPPED
 from cards.push import PushPlan, PushReport, push
+from purifiers.aggregate import Aggregate
 from purifiers.majority import Majority
 from purifiers.run import publish
 from schemas.database import query
@@ -164,6 +166,27 @@ def test_unlicensed_teacher_needs_yes(workspace: Workspace, hub: Hub) -> None:
     assert not hub.repos
     assert not planned(workspace, exclude_teachers=["gamma"]).refusals
     assert pushed(workspace, yes=True, check=False).commit
+
+
+def test_a_judge_that_wrote_is_treated_as_a_teacher(tmp_path: Path, hub: Hub) -> None:
+    """What a judge wrote is published, so its licence counts too; it can be left out with all it wrote and said."""
+    workspace = workspace_of(tmp_path / "ws", ["ABB", "BBB", "B--"], split="train", gold="BBB")
+    asker = ScriptedAsker(workspace, ["judge"], lambda _: "Both shelves are counted.\nThe answer is (B).")
+    publish(workspace, asked_by(Aggregate(judge="judge"), asker))
+    write_recipe(workspace, ["alpha", "beta", "gamma"], "mit")
+    with pytest.raises(InputError, match="licence of the outputs of judge is not declared"):
+        push(workspace, "alice/merged")
+    assert not hub.repos
+    report = pushed(workspace, "alice/merged", exclude_teachers=["judge"])
+    assert report.plan.dropped == {"aggregate": 2}
+    published = unpack(hub.repos["alice/merged"].head.files, tmp_path / "published")
+    assert query(published, "SELECT teacher_id, written_by FROM purified").to_pylist() == [
+        {"teacher_id": "alpha", "written_by": None}
+    ]
+    assert query(published, "SELECT count(*) AS n FROM calls")["n"].to_pylist() == [0]
+    card = {"teachers": {"judge": {"licence": "apache-2.0"}}}
+    write_recipe(workspace, ["alpha", "beta", "gamma"], "mit", card)
+    assert not planned(workspace).refusals
 
 
 SECRETS = {

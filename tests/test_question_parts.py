@@ -1,5 +1,6 @@
-"""Questions of large Parquet files are read in parts: the same questions, and the same words for what is wrong."""
+"""Questions of large files are read in parts: the same questions, and the same words for what is wrong."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,33 @@ from schemas.workspace import Workspace
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(question_parts, "PART_ROWS", 10)
+    monkeypatch.setattr(question_parts, "PART_BYTES", 500)
 
 
-def written(tmp_path: Path, **source: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def save(frame: pl.DataFrame, file: Path) -> None:
+    """Write rows in the format of the file's ending."""
+    if file.suffix == ".csv":
+        texts = frame.with_columns(pl.col("choices").map_elements(lambda c: json.dumps(list(c)), pl.String))
+        texts.write_csv(file)
+    elif file.suffix == ".jsonl":
+        frame.write_ndjson(file)
+    else:
+        frame.write_parquet(file)
+
+
+FORMATS = pytest.mark.parametrize("name", ["q.parquet", "q.jsonl", "q.csv"])
+
+
+def written(
+    tmp_path: Path, name: str = "q.parquet", **source: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What is written in parts, and what the whole gives, in the order of the files."""
-    asked = QuestionSource(path="q.parquet", **source)
+    asked = QuestionSource(path=name, **source)
     workspace = Workspace.create(tmp_path / "ws")
+    parts = load_parts(asked, tmp_path)
+    assert not isinstance(parts, list)  # they are read as they are written
     with workspace.lock():
-        write_parts(workspace, load_parts(asked, tmp_path), asked, tmp_path)
+        write_parts(workspace, parts, asked, tmp_path)
     whole = load_questions(asked, tmp_path)
     order = {"train": 0, "validation": 1, "test": 2}
     return workspace.read_questions().to_pylist(), sorted(whole.to_pylist(), key=lambda q: order[q["split"]])
@@ -39,41 +59,91 @@ def mixed(n: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"choices": pl.List(pl.String)})
 
 
-def test_parts_give_the_questions_of_the_whole(tmp_path: Path) -> None:
-    mixed(95).write_parquet(tmp_path / "q.parquet")
-    asked = QuestionSource(path="q.parquet", columns={"question_id": "id"})
-    assert len(list(load_parts(asked, tmp_path))) == 10
+@FORMATS
+def test_parts_give_the_questions_of_the_whole(tmp_path: Path, name: str) -> None:
+    save(mixed(95), tmp_path / name)
+    asked = QuestionSource(path=name, columns={"question_id": "id"})
+    assert len(list(load_parts(asked, tmp_path))) >= 10
     for how in ({}, {"split_by_hash": {"train": 0.5, "test": 0.5}, "seed": 3}, {"split": "test", "dataset": "d"}):
-        parts, whole = written(tmp_path, columns={"question_id": "id"}, **how)
+        parts, whole = written(tmp_path, name, columns={"question_id": "id"}, **how)
         assert parts == whole and {q["task"] for q in parts} == {"number", "choice"}
 
 
-def test_ids_are_made_and_splits_are_taken_alike(tmp_path: Path) -> None:
+@FORMATS
+def test_ids_are_made_and_splits_are_taken_alike(tmp_path: Path, name: str) -> None:
     frame = mixed(40).drop("id").with_columns(split=pl.Series(["train", "dev"] * 20))
-    frame.write_parquet(tmp_path / "q.parquet")
-    parts, whole = written(tmp_path, split={"dev": "validation", "train": "train"})
+    save(frame, tmp_path / name)
+    parts, whole = written(tmp_path, name, split={"dev": "validation", "train": "train"})
     assert parts == whole and parts[0]["question_id"].startswith("q")
 
 
-def test_where_parts_would_differ_the_whole_decides(tmp_path: Path) -> None:
+@FORMATS
+def test_where_parts_would_differ_the_whole_decides(tmp_path: Path, name: str) -> None:
     texts = mixed(40).with_columns(
         pl.when(pl.col("id") == "q39").then(pl.lit("many")).otherwise("answer").alias("answer")
     )
-    texts.write_parquet(tmp_path / "q.parquet")  # numbers in all parts but the last
-    parts, whole = written(tmp_path, columns={"question_id": "id"})
+    save(texts, tmp_path / name)  # numbers in all parts but the last
+    parts, whole = written(tmp_path, name, columns={"question_id": "id"})
     assert parts == whole and {q["task"] for q in parts} == {"text", "choice"}
 
 
-def test_what_is_wrong_is_said_in_the_same_words(tmp_path: Path) -> None:
+def test_the_types_of_json_lines_are_those_of_the_whole(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"question": f"which is {i}?", "choices": ["1", "up"], "answer": 1} for i in range(40)
+    ]
+    rows[30] |= {"answer": "up", "domain": "late", "context": 2.0}
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts, whole = written(tmp_path, "q.jsonl", split="train")
+    assert parts == whole and [q["answer"] for q in parts[29:31]] == ["A", "B"]  # a text everywhere, and no index
+
+
+def test_files_that_lack_columns_and_lines_that_are_blank(tmp_path: Path) -> None:
+    save(mixed(40), tmp_path / "a.jsonl")
+    save(mixed(80).tail(40).drop("choices").filter(pl.col("answer") != "up"), tmp_path / "b.jsonl")
+    parts, whole = written(tmp_path, "*.jsonl", columns={"question_id": "id"})
+    assert parts == whole and len(parts) == 60
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    lines[30] = lines[30].replace("which is 30?", "")
+    (tmp_path / "q.jsonl").write_text("\n\n".join(lines))
+    with pytest.raises(InputError, match=r"q.jsonl, row 61: the question is empty"):
+        written(tmp_path, "q.jsonl", columns={"question_id": "id"})
+
+
+@FORMATS
+def test_what_is_wrong_is_said_in_the_same_words(tmp_path: Path, name: str) -> None:
     for bad in (
         mixed(40).with_columns(id=pl.lit("q1")),
         pl.concat([mixed(30), mixed(30)]),  # the same ids again, in other parts
         mixed(40).with_columns(question=pl.when(pl.col("id") == "q33").then(None).otherwise("question")),
     ):
-        bad.write_parquet(tmp_path / "q.parquet")
-        asked = QuestionSource(path="q.parquet", columns={"question_id": "id"})
-        with pytest.raises(InputError) as whole:
-            load_questions(asked, tmp_path)
-        with pytest.raises(InputError) as parts:
-            written(tmp_path, columns={"question_id": "id"})
-        assert str(parts.value) == str(whole.value) and "row" in str(whole.value)
+        save(bad, tmp_path / name)
+        same_words(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("q.jsonl", b'{"id": "q40", "question": ', "q.jsonl, line 41 is not JSON"),
+        ("q.jsonl", b"[1]", "q.jsonl, line 41 is not a JSON object"),
+        ("q.jsonl", b'{"id": "caf\xe9"}', "q.jsonl, line 41: byte 0xe9 is not UTF-8"),
+        ("q.jsonl", b'{"id": "q40", "question": "why?", "choices": {"a": 1}}', "a field changes its shape"),
+        ("q.csv", b"caf\xe9,why?,1,", "q.csv, line 42: byte 0xe9 is not UTF-8"),
+        ("q.csv", b"q40,why?,1,,,,", "q.csv is not readable as CSV"),
+    ],
+)
+def test_a_bad_line_far_down_is_said_in_the_same_words(tmp_path: Path, name: str, line: bytes, says: str) -> None:
+    save(mixed(40), tmp_path / name)
+    with (tmp_path / name).open("ab") as file:
+        file.write(line + b"\n")
+    assert says in same_words(tmp_path, name)
+
+
+def same_words(tmp_path: Path, name: str) -> str:
+    asked = QuestionSource(path=name, columns={"question_id": "id"})
+    with pytest.raises(InputError) as whole:
+        load_questions(asked, tmp_path)
+    workspace = Workspace.create(tmp_path / "ws")
+    with pytest.raises(InputError) as parts, workspace.lock():
+        write_parts(workspace, load_parts(asked, tmp_path), asked, tmp_path)
+    assert str(parts.value) == str(whole.value)
+    return str(whole.value)

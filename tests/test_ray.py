@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -185,39 +185,87 @@ def test_a_worker_serves_vllm_and_stops_it(ray: Any, tmp_path: Path) -> None:
         build(workspace, [many], FREE, ON_RAY)
 
 
-def test_a_killed_driver_leaves_nothing_behind_and_the_next_build_goes_on(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    make(tmp_path / "ws", 500)
-    mark = f"RAFFINATE_TEST={tmp_path}"
-    env = os.environ | dict([mark.split("=", 1)])
-    with SandboxServer(latency_ms=100) as server:
-        asked = [{"id": n, "model": f"sandbox/{n}", "base_url": server.url, "max_concurrency": 64} for n in NAMES]
-        given = {"workspace": ".", "questions": {"sandbox": {"n": 500}}, "teachers": asked, "build": {"workers": 1}}
-        recipe = tmp_path / "ws" / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump(given))
-        command = [sys.executable, "-m", "raffinate", "build", str(recipe), "--engine", "ray", "--json"]
+class Driver:
+    """`raffinate build --engine ray` as a user starts it, with a Ray of its own; ``mark`` tells all its processes."""
+
+    def __init__(self, folder: Path, server: SandboxServer) -> None:
+        self.server, self.mark = server, f"RAFFINATE_TEST={folder}"
+        self.asked = [{"id": n, "model": f"sandbox/{n}", "base_url": server.url, "max_concurrency": 64} for n in NAMES]
+        given = {"workspace": ".", "questions": {"sandbox": {"n": 500}}, "teachers": self.asked}
+        make(folder / "ws", 500)
+        recipe = folder / "ws" / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(given | {"build": {"workers": 1}}))
+        self._command = [sys.executable, "-m", "raffinate", "build", str(recipe), "--engine", "ray", "--json"]
+
+    def start(self, ready: Callable[[], bool]) -> subprocess.Popen[str]:
+        """Start it, and wait until it is so far; again where a busy machine does not start Ray in its 30 s."""
+        env, pipe = os.environ | dict([self.mark.split("=", 1)]), subprocess.PIPE
         for _ in range(TRIES):
-            killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while received(server) < 400 and killed.poll() is None:
+            process = subprocess.Popen(
+                self._command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            )
+            while process.poll() is None and not ready():
                 time.sleep(0.02)
-            if killed.poll() is None:
-                break
-        assert killed.poll() is None, "Ray could not be started"
-        killed.kill()
-        killed.wait()
+            if process.poll() in (None, 0):
+                return process
+            said = process.communicate()[1]
+        pytest.fail(f"Ray could not be started: {said}")
+
+    def asks(self, n: int) -> bool:
+        return received(self.server) >= n
+
+    def left(self) -> list[int]:
+        """Its processes, once those that were to end have had the time to."""
         deadline = time.monotonic() + 150  # Ray looks whether its driver lives now and then
-        while processes(mark.encode(), "environ") and time.monotonic() < deadline:
+        while processes(self.mark.encode(), "environ") and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert not processes(mark.encode(), "environ")
-        before = received(server)
-        workspace = Workspace.open(tmp_path / "ws")
-        there = [Teacher(**each) for each in asked]
-        assert build(workspace, there, FREE).exit_code == 0  # the default engine goes on where Ray was
-        assert 0 < received(server) - before < 1000 and received(server) <= 1000 + 2 * 4 * 64
-        before = received(server)
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0 and '"ok": 500' in ran.stdout and received(server) == before, ran.stderr
-    assert not processes(mark.encode(), "environ")
+        return processes(self.mark.encode(), "environ")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    pytest.importorskip("ray")
+    with SandboxServer(latency_ms=100) as server:
+        yield Driver(tmp_path, server)
+
+
+def test_a_killed_driver_leaves_nothing_behind_and_the_next_build_goes_on(driver: Driver, tmp_path: Path) -> None:
+    killed = driver.start(lambda: driver.asks(400))
+    killed.kill()
+    killed.communicate()
+    assert not driver.left()
+    before = received(driver.server)
+    workspace = Workspace.open(tmp_path / "ws")
+    there = [Teacher(**each) for each in driver.asked]
+    assert build(workspace, there, FREE).exit_code == 0  # the default engine goes on where Ray was
+    after = received(driver.server)
+    assert 0 < after - before < 1000 and after <= 1000 + 2 * 4 * 64
+    out, err = driver.start(lambda: False).communicate()
+    assert '"ok": 500' in out and received(driver.server) == after, err
+    assert not driver.left()
+
+
+@pytest.mark.parametrize("moment", ["starting", "asking"])
+def test_ctrl_c_loses_nothing_and_the_next_build_asks_the_rest(driver: Driver, tmp_path: Path, moment: str) -> None:
+    moments: dict[str, Callable[[], bool]] = {
+        "starting": lambda: len(processes(driver.mark.encode(), "environ")) > 1,
+        "asking": lambda: driver.asks(300),
+    }
+    process = driver.start(moments[moment])
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everybody in the foreground hears it
+    out, err = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert err.splitlines()[-1].startswith("error: interrupted: nothing that arrived is lost") and out.startswith("{")
+    assert not driver.left()
+    before, workspace = received(driver.server), Workspace.open(tmp_path / "ws")
+    found = {
+        row["status"]: row["n"] for row in rows(workspace, "SELECT status, count(*) AS n FROM responses GROUP BY ALL")
+    }
+    kept = found.get("ok", 0)
+    assert sum(found.values()) == 1000 and kept == before == 0 if moment == "starting" else 300 <= kept <= before
+    there = [Teacher(**each) for each in driver.asked]
+    assert build(workspace, there, FREE).exit_code == 0
+    assert received(driver.server) - before == 1000 - kept
 
 
 def test_without_ray_one_sentence_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

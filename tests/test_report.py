@@ -19,6 +19,7 @@ from cards import report_data
 from cards.publication import published_files
 from cards.report import as_json, usd, write_report
 from cards.report_stats import Share
+from cards.report_students import t95
 from purifiers.majority import Majority
 from purifiers.run import publish
 from schemas.database import query
@@ -357,21 +358,71 @@ def test_calibration_where_a_method_gives_probabilities(visit: Any, tmp_path: Pa
     assert "0.750" in page.inner_text(".card.kept")
 
 
-def test_students_and_cmv(visit: Any, tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "sums", n=10)
-    rows = [
-        {
-            **dict.fromkeys(STUDENTS.names), "run_id": f"{method}-{m}", "method": method, "teachers": ["t"] * m,
-            "seed": 0, "base_model": "tiny", "eval_dataset": "sums", "eval_split": "test", "accuracy": accuracy,
-            "n": 2, "seconds": 1.0, "device": "cpu", "created_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-        }
-        for method, m, accuracy in [("keep-all", 2, 0.5), ("majority", 2, 0.625)]
-    ]  # fmt: skip
+def with_students(path: Path, rows: list[tuple[str, list[str], int, float]], **same: Any) -> Workspace:
+    """A workspace with these students: method, teachers, seed, accuracy."""
+    workspace = make_workspace(path, n=10)
+    about = {
+        **dict.fromkeys(STUDENTS.names), "base_model": "tiny", "objective": "multitask", "comparison": "c0ffee",
+        "eval_dataset": "sums", "eval_split": "test", "n": 200, "seconds": 1.0, "device": "cpu",
+        "created_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), **same,
+    }  # fmt: skip
+    table = [
+        {**about, "run_id": f"run-{i}", "method": method, "teachers": teachers, "seed": seed, "accuracy": accuracy}
+        for i, (method, teachers, seed, accuracy) in enumerate(rows)
+    ]
     (workspace.path / "students").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows, STUDENTS.arrow), workspace.path / "students" / "test-00000.parquet")
-    page = visit(write_report(workspace))
-    assert "62.5%" in page.inner_text("section[aria-labelledby=h-students]")
-    assert "+0.125" in page.inner_text("section[aria-labelledby=h-students]")
+    pq.write_table(pa.Table.from_pylist(table, STUDENTS.arrow), workspace.path / "students" / "test-00000.parquet")
+    return workspace
+
+
+NESTED = [["a"], ["a", "b"], ["a", "b", "c"]]
+GRID = [
+    row
+    for seed, luck in ((0, 0.0), (1, 0.02))
+    for row in [
+        ("fine-tuning", [], seed, 0.4 + luck),
+        ("teacher:a", NESTED[0], seed, 0.5 + luck),
+        ("keep-all", NESTED[1], seed, 0.5 + luck),
+        ("keep-all", NESTED[2], seed, 0.4 + luck),
+        ("majority", NESTED[1], seed, 0.55 + luck),
+        ("majority", NESTED[2], seed, 0.6 + 2 * luck),
+    ]
+]
+
+
+def test_students_by_number_of_teachers_and_cmv(visit: Any, tmp_path: Path) -> None:
+    page = visit(write_report(with_students(tmp_path / "sums", GRID)))
+    section = page.locator("section[aria-labelledby=h-students]")
+    assert section.locator(".panel h3").all_inner_texts() == ["keep-all", "majority CMV +13.0 ±6.4"]
+    assert [panel.locator("circle").count() for panel in section.locator(".panel").all()] == [3, 3], "one teacher too"
+    cells = section.locator("tr", has_text="majority").locator("td").all_inner_texts()
+    assert cells[:5] == ["", "", "56.0% ±12.7", "62.0% ±25.4", "+13.0 ±6.4"]  # by hand: t = 12.706 of two seeds
+    assert section.locator("svg.gain").count() == 1
+
+
+def test_one_student_is_a_table_without_a_picture(visit: Any, tmp_path: Path) -> None:
+    workspace = with_students(tmp_path / "sums", [("majority", ["a", "b"], 0, 0.625)], comparison=None, objective=None)
+    section = visit(write_report(workspace)).locator("section[aria-labelledby=h-students]")
+    assert "62.5%" in section.inner_text()
+    assert "±" not in section.inner_text()
+    assert section.locator("svg").count() == 0
+
+
+def test_names_of_students_stay_text(visit: Any, tmp_path: Path) -> None:
+    name = HOSTILE["image"] + "W" * 200
+    rows = [(name if method == "majority" else method, *rest) for method, *rest in GRID]
+    same = dict.fromkeys(["base_model", "objective", "eval_dataset", "comparison"], name)
+    path = write_report(with_students(tmp_path / "sums", rows, **same))
+    page = visit(path, viewport={"width": 390, "height": 800})
+    assert page.evaluate("[window.pwned, document.images.length]") == [None, 0]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert "<img" not in path.read_text(encoding="utf-8")
+
+
+def test_intervals_are_students_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 5, 10, 11, 15, 30, 200):
+        assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
 
 
 def test_same_data_gives_the_same_bytes_in_a_place_that_is_not_published(made: Workspace, tmp_path: Path) -> None:

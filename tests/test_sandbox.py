@@ -150,6 +150,18 @@ def test_a_teacher_of_habit_makes_one_mistake_per_domain():
         assert [len(flaws[d]) for d in ("herbs", "woods")] == [most, most]
 
 
+def test_teachers_of_one_school_have_their_habits_in_common():
+    rows = questions(400, seed=4, domains=["herbs", "woods"]).to_pylist()
+
+    def habits(school):
+        pupils = [SandboxTeacher(name=f"t{i}", default=0.4, habit=1.0, school=school) for i in range(6)]
+        made = [(row["domain"], reply(p, read(row["question"]), Sample()).flaw) for p in pupils for row in rows]
+        return {at for at in made if at[1]}
+
+    assert len(habits("one")) == 2  # one a domain
+    assert len(habits(None)) > 2
+
+
 def test_gold_is_right_by_a_second_way_of_computing_it():
     for row in ROWS:
         numbers = [int(x) for x in re.findall(r"\d+", row["question"])]

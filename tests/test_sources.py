@@ -140,6 +140,33 @@ def test_repeated_stems_are_a_note(tmp_path: Path) -> None:
         ([{**GOOD, "choices": []}], {"task": "choice"}, "row 1: task is choice but choices is empty"),
         ([{**GOOD, "task": "chioce"}], {}, "task 'chioce' is not known"),
         ([GOOD], {"split_by_hash": {"train": 0.5}}, "sum to 1"),
+        ([{**GOOD, "question": ["why?"]}], {}, "{file}, row 1: question must be a text, not a list"),
+        (
+            [{**GOOD, "context": None}, {**GOOD, "context": {"a": 1}}],
+            {},
+            "{file}, row 2: context must be a text, not an",
+        ),
+        (
+            [{**GOOD, "choices": [["cat"], ["dog"]]}],
+            {},
+            "{file}, row 1: the text of an option of choices must be a text",
+        ),
+        (
+            [{**GOOD, "choices": [{"label": ["A"], "text": "cat"}]}],
+            {},
+            "row 1: the label of an option of choices must be",
+        ),
+        (
+            [{**GOOD, "choices": {"label": "A", "text": "cat"}}],
+            {},
+            "{file}, row 1: label and text of choices must be lists",
+        ),
+        (
+            [{**GOOD, "choices": '[["cat"], "dog"]'}],
+            {},
+            "{file}, row 1: the text of an option of choices must be a text",
+        ),
+        ([{**GOOD, "choices": '["cat", null]'}], {}, "{file}, row 1: option 1 (from 0) of choices is empty"),
     ],
 )
 def test_a_bad_question_is_told_in_one_sentence(tmp_path: Path, rows: Any, source: Any, says: str) -> None:

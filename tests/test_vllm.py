@@ -3,23 +3,27 @@
 import json
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vllm_env
+import yaml
 from pydantic import ValidationError
 
 from builders import vllm_inside
 from builders.ask import Settings
 from builders.build import build
 from builders.endpoints import check_endpoints
+from builders.journal import own_file
 from builders.prompt import Prompt
 from builders.requests import Plan
 from builders.sandbox import questions
@@ -88,25 +92,6 @@ def test_teachers_that_share_gpus_are_served_one_after_another(tmp_path: Path, s
     assert free.take((1,))
 
 
-def test_a_server_that_dies_is_started_again_and_no_row_is_lost(tmp_path: Path, stand_in: str) -> None:
-    workspace = make(tmp_path / "ws", 60)
-    args = ("--latency", "200")
-    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=Vllm(python=stand_in, args=args))
-
-    def kill() -> None:
-        while not (workspace.private / "logs").exists() or not pids(workspace, "ada"):
-            time.sleep(0.05)
-        time.sleep(2)
-        os.kill(pids(workspace, "ada")[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    summary = build(workspace, [teacher], FREE)
-    killer.join()
-    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
-    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
-
-
 def test_what_prevents_a_server_is_one_sentence_and_the_others_go_on(tmp_path: Path, stand_in: str) -> None:
     workspace = make(tmp_path / "ws", 3)
     vllms = {
@@ -150,21 +135,33 @@ def inside(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_vllm_in_process_is_started_again_when_it_dies_and_no_row_is_lost(tmp_path: Path, inside: str) -> None:
-    workspace = make(tmp_path / "ws", 100)
-    teacher = Teacher(id="ada", model="m", vllm=Vllm(python=inside, in_process=True))
+def kept(workspace: Workspace) -> int:
+    """Answers in the journal, also while a build fills it."""
+    try:
+        with sqlite3.connect(f"file:{own_file(workspace)}?mode=ro", uri=True) as journal:
+            return int(journal.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:  # there is none yet
+        return 0
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_vllm_that_dies_is_started_again_and_no_row_is_lost(
+    tmp_path: Path, stand_in: str, inside: str, in_process: bool
+) -> None:
+    workspace = make(tmp_path / "ws", 60)
+    spec = Vllm(python=inside if in_process else stand_in, in_process=in_process, args=("--latency", "200"))
+    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=spec)
 
     def kill() -> None:
-        while not (workspace.private / "logs").exists() or not pids(workspace, "ada"):
-            time.sleep(0.05)
-        time.sleep(0.5)
+        while not kept(workspace):
+            time.sleep(0.02)
         os.kill(pids(workspace, "ada")[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     summary = build(workspace, [teacher], FREE)
     killer.join()
-    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 100}
+    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
     assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
 
 
@@ -202,7 +199,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
         python = vllm_env.environment()
     except (subprocess.SubprocessError, OSError) as error:
         pytest.skip(f"vLLM cannot be installed here: {error}")
-    return Vllm(python=str(python), gpus=(), args=vllm_env.ARGS, env=vllm_env.ENV, start_timeout_s=120)
+    return Vllm(python=str(python), gpus=(), args=vllm_env.ARGS, env=vllm_env.ENV, start_timeout_s=600)
 
 
 @pytest.fixture(scope="session")
@@ -257,6 +254,46 @@ def test_a_real_vllm_is_started_asked_and_stopped(real: Vllm, model: str, tmp_pa
     assert rows(inside, told) == rows(workspace, told)  # the same engine without HTTP: same rows, same cache
     means = "SELECT mean_logprob AS m FROM responses ORDER BY question_id, sample_idx"
     assert [r["m"] for r in rows(inside, means)] == pytest.approx([r["m"] for r in rows(workspace, means)], abs=1e-4)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("engine", ["stand-in", "real"])
+def test_ctrl_c_loses_nothing_of_vllm_in_process(tmp_path: Path, request: pytest.FixtureRequest, engine: str) -> None:
+    if engine == "real":
+        spec, named = request.getfixturevalue("real"), request.getfixturevalue("model")
+    else:
+        spec, named = Vllm(python=request.getfixturevalue("inside")), "m"
+    workspace, recipe = Workspace(tmp_path / "ws"), tmp_path / "recipe.yaml"
+    teacher = {"id": "tiny", "model": named, "max_concurrency": 4, "params": {"max_tokens": 48}}
+    served = spec.model_copy(update={"in_process": True}).model_dump(exclude_defaults=True) | {"env": spec.env}
+    given = {"workspace": "ws", "questions": {"sandbox": {"n": 100}}, "teachers": [teacher | {"vllm": served}]}
+    recipe.write_text(yaml.safe_dump(given))
+    command, pipe = [sys.executable, "-m", "raffinate", "build", str(recipe), "--json"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        while process.poll() is None and kept(workspace) < 5:
+            time.sleep(0.02)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in err, err + log_of(workspace, "tiny")[-2000:]
+    assert err.splitlines()[-1].startswith("error: interrupted: nothing that arrived is lost") and out.startswith("{")
+    assert not any(str(tmp_path).encode() in line for line in command_lines())
+    before = kept(workspace)
+    found = rows(workspace, "SELECT count(*) FILTER (status <> 'failed') AS kept, count(*) AS n FROM responses")
+    assert found == [{"kept": before, "n": 100}] and 5 <= before < 100
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    (again,) = json.loads(ran.stdout)["teachers"]
+    assert ran.returncode == 0 and kept(workspace) == 100, ran.stderr
+    assert again["asked"] == 100 - before, again
+
+
+def command_lines() -> list[bytes]:
+    """Of every process that runs."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(file.read_bytes())
+    return found
 
 
 @pytest.mark.timeout(1200)

@@ -88,7 +88,7 @@ def environment() -> Path:
 
 def tiny_model(python: Path, folder: Path) -> Path:
     """Make a model of two layers that talks nonsense."""
-    subprocess.run([python, "-c", _MODEL, folder], check=True, timeout=120, capture_output=True)
+    subprocess.run([python, "-c", _MODEL, folder], check=True, timeout=600, capture_output=True)
     return folder
 
 

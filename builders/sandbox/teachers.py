@@ -11,6 +11,7 @@ while rho = 0.5 makes hard questions hard for everybody. The normals are hashes 
 sample seed and index), so the same request to the same world has the same reply. A wrong teacher makes one of the
 question's mistakes: with probability 1/2 the tempting one, the same for all teachers, else one of its own. A teacher
 with a habit makes that share of its mistakes by it: one mistake per domain, drawn once, so that it errs predictably.
+Teachers of one school have the same habits, as models that read the same web do.
 
 The left side minus the right is the margin of error. Token log-probabilities carry it weakly: their mean is
 -0.05 - 0.5 * Phi(0.5 * margin + noise), noise standard normal.
@@ -57,6 +58,7 @@ class SandboxTeacher(BaseModel):
         le=1,
         description="share of its mistakes in a domain that are one and the same, its own there",
     )
+    school: str | None = Field(default=None, description="teachers of one school have their habits in common")
     reasoning: bool = Field(default=False, description="thinks aloud in a channel of its own before it answers")
     seed: int = Field(default=0, description="two teachers alike in all but the seed err on different questions")
 
@@ -196,7 +198,8 @@ def _flaw(teacher: SandboxTeacher, problem: Problem, keys: _Keys) -> str | None:
     if not flaws:
         return None
     if uniform("habitual", keys.sample) < teacher.habit:
-        own = uniform("habit", f"{teacher.name}|{teacher.seed}|{problem.domain.name}")
+        whose = teacher.school or f"{teacher.name}|{teacher.seed}"
+        own = uniform("habit", f"{whose}|{problem.domain.name}")
         return flaws[int(own * len(flaws))]
     tempted = uniform("tempted", keys.sample) < _TEMPTED
     draw = uniform("flaw", keys.question if tempted else keys.sample)

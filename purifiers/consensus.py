@@ -20,7 +20,8 @@ Where we depart from Dawid-Skene: reliabilities are counted on gold, not found b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +33,7 @@ from purifiers.best_teacher import accuracy
 from purifiers.conditional_logit import Candidates, fit, loss, probabilities
 from purifiers.forest import grow, predict
 from purifiers.majority import NO_ANSWER
+from purifiers.options import LOOKS, learn, out_of_fold, plausibility
 from purifiers.run import fold_of
 from purifiers.votes import noise
 from purifiers.words import Readings, features, manner, own_support, read
@@ -58,23 +60,28 @@ class Consensus(Purifier):
         default=0.0, ge=0, le=1, description="reject a question whose best answer is less probable"
     )
     text: bool = Field(
-        default=True, description="look at the words of the rationales; off: at the votes and domains alone"
+        default=True, description="look at the words of rationales and options; off: at the votes and domains alone"
     )
 
     trees: bool = Field(default=True, description="add a forest where there are train questions enough for one")
 
     _forest: Mapping[str, npt.NDArray[Any]] = PrivateAttr(default_factory=dict)
+    _options: Floats = PrivateAttr(default_factory=lambda: np.zeros(len(LOOKS)))
     _weights: Floats = PrivateAttr(default_factory=lambda: np.zeros(0))
     _scale: Floats = PrivateAttr(default_factory=lambda: np.zeros((2, 0)))
     _accuracy: Floats = PrivateAttr(default_factory=lambda: np.zeros((1, 0)))
     _domains: tuple[str, ...] = PrivateAttr(())
 
     def fit(self, corpus: Corpus) -> Self:
-        """Learn reliabilities, then the weights of the conditional logit."""
+        """Learn reliabilities, the looks of right options, the weights of the conditional logit, and the forest."""
         domains = tuple(sorted({d for d in corpus.domain.to_pylist() if d is not None}))
         copy = self.restore({}, corpus.teachers)
         copy._domains, copy._accuracy = domains, _reliability(corpus, domains)
-        readings = copy._read(corpus)
+        readings, fold = copy._read(corpus), fold_of(corpus, FOLDS, 0)
+        if readings:
+            options = readings.looks, readings.is_option, _right_options(corpus, readings.labels)
+            copy._options = learn(*options)
+            readings = replace(readings, plausible=out_of_fold(*options, fold))
         candidates, code = copy._candidates(corpus, readings)
         right = code == corpus.gold[candidates.question]
         if not right.any():  # the gold answers may be hidden although right and wrong is known
@@ -83,7 +90,7 @@ class Consensus(Purifier):
             copy._forest = grow(copy._seen_by_forest(corpus, candidates, code, readings), right)
         copy._scale = _scale(candidates.features, len(corpus.teachers))
         candidates = _scaled(candidates, copy._scale)
-        copy._weights = _fit(candidates, right, fold_of(corpus, FOLDS, 0), len(corpus.teachers))
+        copy._weights = _fit(candidates, right, fold, len(corpus.teachers))
         return copy
 
     @property
@@ -115,7 +122,10 @@ class Consensus(Purifier):
         return reasons | dict.fromkeys(np.flatnonzero(top < self.threshold).tolist(), unsure)
 
     def _read(self, corpus: Corpus) -> Readings | None:
-        return read(corpus) if self.text else None
+        if not self.text:
+            return None
+        readings = read(corpus)
+        return replace(readings, plausible=plausibility(self._options, readings.looks, readings.is_option))
 
     def _supporters(self, corpus: Corpus, chance: Scores, readings: Readings | None) -> Ints:
         """(Q,) the teacher of the most probable answer whose rationale supports it best; -1 where none is read."""
@@ -194,11 +204,12 @@ class Consensus(Purifier):
         return Candidates(np.concatenate(columns, axis=1), question, _outside(corpus, question, share)), code
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Weights, the scale of the features, the reliabilities, the domain names as bytes, and the forest."""
+        """Weights, scale of the features, looks of right options, reliabilities, domain names as bytes, forest."""
         names = "\n".join(self._domains).encode()
         return {
             "weights": self._weights,
             "scale": self._scale,
+            "options": self._options,
             "accuracy": self._accuracy,
             "domains": np.frombuffer(names, np.uint8),
             **{f"forest.{name}": array for name, array in self._forest.items()},
@@ -209,6 +220,7 @@ class Consensus(Purifier):
         copy = super().restore(state, teachers)
         if state:
             copy._weights, copy._scale, copy._accuracy = state["weights"], state["scale"], state["accuracy"]
+            copy._options = state["options"]
             copy._domains = tuple(bytes(state["domains"]).decode().split("\n")) if len(state["domains"]) else ()
             forest = {name.removeprefix("forest."): a for name, a in state.items() if name.startswith("forest.")}
             copy._forest = forest
@@ -241,6 +253,17 @@ def answers_given(corpus: Corpus) -> tuple[Ints, npt.NDArray[np.int32]]:
 def _right(corpus: Corpus, question: Ints, code: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     said = corpus.answer[question] == code[:, None]
     return np.asarray((said & (corpus.correct[question] == 1)).any(axis=1))
+
+
+def _right_options(corpus: Corpus, labels: Sequence[Sequence[str]]) -> Ints:
+    """(Q,) place of the right one among the labels of a question's options; -1 where it is not known, or not there."""
+    solver = (corpus.correct == 1).argmax(axis=1)
+    at = np.arange(len(corpus))
+    solved = np.where(corpus.correct[at, solver] == 1, corpus.answer[at, solver], UNREAD)
+    words = corpus.vocabulary.to_pylist()
+    right = [words[c] if c != UNREAD else None for c in np.where(corpus.gold == UNREAD, solved, corpus.gold).tolist()]
+    pairs = zip(labels, right, strict=True)
+    return np.array([own.index(gold) if gold in own else -1 for own, gold in pairs], np.int64)
 
 
 def _agreement(question: Ints, voted: npt.NDArray[np.bool_], strength: Floats) -> Floats:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from purifiers.options import LOOKS, looks
 from purifiers.support import SIGNS, false_equations, support
 from schemas.corpus import UNREAD, Corpus
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-N_WORDS = 3 * len(SIGNS) + 5
+N_WORDS = 3 * len(SIGNS) + 3
 MISTAKES = 2
 """False equations of a rationale that count, at most."""
 DOUBT = re.compile(
@@ -34,22 +35,25 @@ class Readings:
 
     Attributes:
         signs: (Q, T, K, `SIGNS`) of each rationale for each option, 0 beyond a question's own options.
+        labels: Q tuples, of the labels of a question's options; where it has no choices, these are the answers given.
         is_option: (Q, K) which options a question has.
         mistakes: (Q, T) false equations.
         there: (Q, T) whether there is a rationale.
         place: (Q, T) the option that the teacher's answer is; -1 where it is none, or unread.
         manner: (Q, T, 3) log length, words of doubt, share of digits.
-        about: (Q, K, 4) of the option itself: log length against the mean of the question's options, whether it is the
-            longest, its place in 0..1, and whether it says "all" or "none of"; 0 where the question has no choices.
+        looks: (Q, K, `LOOKS`) of the option itself.
+        plausible: (Q, K) what `purifiers.options` makes of its looks; 0 until it is asked.
     """
 
     signs: npt.NDArray[np.float32]
+    labels: tuple[tuple[str, ...], ...]
     is_option: npt.NDArray[np.bool_]
     mistakes: npt.NDArray[np.float32]
     there: npt.NDArray[np.bool_]
     place: Ints
     manner: npt.NDArray[np.float32]
-    about: npt.NDArray[np.float32]
+    looks: npt.NDArray[np.float32]
+    plausible: Floats
 
 
 def read(corpus: Corpus) -> Readings:
@@ -60,31 +64,42 @@ def read(corpus: Corpus) -> Readings:
     ]
     choices = corpus.choice_texts()
     options = [c or {a: a for a in given} for c, given in zip(choices, answers, strict=True)]
+    asked = [" ".join(filter(None, (row["context"], row["question"]))) for row in corpus.asked()]
     wide = max((len(o) for o in options), default=0) or 1
     shape = corpus.usable.shape
     signs = np.zeros((*shape, wide, len(SIGNS)), np.float32)
-    about = np.zeros((len(corpus), wide, 4), np.float32)
+    seen = np.zeros((len(corpus), wide, len(LOOKS)), np.float32)
     mistakes, manner = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32)
     place = np.full(shape, -1, np.int64)
     for q, own in enumerate(options):
+        seen[q, : len(own)] = looks(asked[q], list(own.values()))
         if own and answers[q]:
             signs[q, :, : len(own)] = support(texts[q], own)
             mistakes[q] = [min(false_equations(t), MISTAKES) for t in texts[q]]
             manner[q] = [_manner(t) for t in texts[q]]
-            if choices[q]:
-                about[q, : len(own)] = _about(list(own.values()))
             number = {label: k for k, label in enumerate(own)}
             place[q] = [-1 if c == UNREAD else number.get(words[c], -1) for c in corpus.answer[q].tolist()]
     there = np.array([[bool(t) for t in row] for row in texts], np.bool_).reshape(shape)
     is_option = np.less(np.arange(wide), np.array([len(o) for o in options], np.int64)[:, None])
-    return Readings(signs, is_option, mistakes, there, np.where(corpus.usable, place, -1), manner, about)
+    return Readings(
+        signs,
+        tuple(map(tuple, options)),
+        is_option,
+        mistakes,
+        there,
+        np.where(corpus.usable, place, -1),
+        manner,
+        seen,
+        np.zeros((len(corpus), wide)),
+    )
 
 
 def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -> Floats:
     """(N, `N_WORDS`) of N answers: what is said for and against each.
 
     Per sign of `purifiers.support`: the supporters' mean, its lead over their best rival option, and the mean of those
-    who answered otherwise, or unreadably. Then the supporters' false equations, and what `Readings.about` holds.
+    who answered otherwise, or unreadably. Then the supporters' false equations, how plausible the answer looks as an
+    option, and that less the most plausible option's.
 
     Args:
         readings: of Q questions.
@@ -99,11 +114,11 @@ def features(readings: Readings, question: Ints, voted: npt.NDArray[np.bool_]) -
     rivals: Floats = np.where(readings.is_option[question][:, None, :, None], signs, 0)
     rivals[at, :, k] = 0  # signs are never below 0: a rival that is not there counts as one without support
     lead = own - rivals.max(axis=2)
-    mistakes, option = readings.mistakes[question], readings.about[question, k]
+    mistakes, plausible = readings.mistakes[question], readings.plausible[question, k]
     pros, cons = voted & there, ~voted & there
-    for_it = [_mean(own, pros), _mean(lead, pros)]
-    blank = np.asarray(~pros.any(axis=1))
-    columns = [*for_it, _mean(own, cons), _mean(mistakes[:, :, None], pros), np.where(blank[:, None], 0, option)]
+    looks_best = readings.plausible.max(axis=1, where=readings.is_option, initial=-np.inf)[question]
+    columns = [_mean(own, pros), _mean(lead, pros), _mean(own, cons), _mean(mistakes[:, :, None], pros)]
+    columns += [plausible[:, None], (plausible - looks_best)[:, None]]
     return np.where(known[:, None], np.concatenate(columns, axis=1), 0.0).astype(np.float64)
 
 
@@ -133,13 +148,6 @@ def _mean(values: npt.NDArray[np.float32], of: npt.NDArray[np.bool_]) -> npt.NDA
 
 def _manner(text: str) -> tuple[float, float, float]:
     return float(np.log1p(len(text))), len(DOUBT.findall(text)), sum(map(text.count, "0123456789")) / max(len(text), 1)
-
-
-def _about(texts: list[str]) -> npt.NDArray[np.float64]:
-    lengths = np.log1p([len(t) for t in texts])
-    catch_all = [t.lower().startswith(("all of", "none of")) for t in texts]
-    places = np.arange(len(texts)) / max(len(texts) - 1, 1)
-    return np.stack([lengths - lengths.mean(), lengths == lengths.max(), places, catch_all], axis=1)
 
 
 def _rationales(corpus: Corpus) -> list[list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from helpers_corpus import make_workspace, question_row, response_row, write_wor
 from purifiers.conditional_logit import Candidates, fit, loss, probabilities
 from purifiers.consensus import Consensus, answers_given
 from purifiers.forest import grow, predict
+from purifiers.options import LOOKS, learn, looks, out_of_fold, plausibility
 from purifiers.run import fit as fit_on_train
 from purifiers.run import purify, shown
 from purifiers.store import load, save
@@ -171,8 +174,6 @@ def test_block_by_block_it_chooses_the_same(corpus: Corpus, monkeypatch: pytest.
 
 
 def test_what_words_say_by_hand(tmp_path: Path):
-    import random
-
     (q,) = [question_row(0, "train", random.Random(3), choices=CHOICES, answer="A")]
     said = {
         "alpha": ("A", "It is red apples, (A)."),
@@ -190,11 +191,88 @@ def test_what_words_say_by_hand(tmp_path: Path):
     assert (a[label], a[n + label], a[2 * n + label]) == (1, 1, 1)
     assert (b[label], b[n + label], b[2 * n + label]) == (0, -1, 0)
     assert (a[3 * n], b[3 * n]) == (0, 1)  # a false equation
-    assert a[-4:].tolist() == pytest.approx([np.log(11 / 5) / 2, 1, 0, 0])  # "red apples" against "pear"
+    assert not a[-2:].any() and not b[-2:].any()  # what an option looks like says nothing before it was learnt
+    told = replace(readings, plausible=np.array([[0.2, 0.5]]))
+    assert [row[-2:].tolist() for row in features(told, question, voted)] == [[0.2, pytest.approx(-0.3)], [0.5, 0]]
     support = own_support(readings)[0]
     assert support[0] > 0 > support[1] and support[2] == 0
     first = manner(readings, question, voted)[1]  # B is beta's alone: "wait", and three digits in 33 characters
     assert first[:3].tolist() == pytest.approx([np.log(34), 1, 3 / 33])
+
+
+def by_look(question: str, texts: list[str]) -> dict[str, list[float]]:
+    return dict(zip(LOOKS, looks(question, texts).T.tolist(), strict=True))
+
+
+def test_looks_of_options_by_hand():
+    seen = by_look("Is the cat big?", ["A red cat.", "a red, big dog", "No"])
+    assert seen["words"] == [3, 4, 1]
+    assert seen["length"] == pytest.approx(np.log([11, 15, 3]).tolist())
+    assert seen["longest"] == [0, 1, 0] and seen["commas"] == [0, 1, 0]
+    assert seen["rarest"] == [0, 0, 0] and by_look("", ["red cat", "cat red", "cat"])["rarest"] == [0.5, 0.5, 1]
+    assert seen["start"] == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    assert seen["full stop"] == [1, 0, 0] and seen["odd"] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+    assert seen["asked"] == pytest.approx([1 / 3, 1 / 4, 0])
+    assert not any(seen[name] != [0, 0, 0] for name in ("whole", "negative", "step", "middle", "round"))
+    assert by_look("", [""])["words"] == [0] and looks("", []).shape == (0, len(LOOKS))
+
+
+def test_looks_of_numbers_by_hand():
+    seen = by_look("Of 1,200 N it loses 8 and 0.", ["9,600 N", "1,192 N", "-8.5 N", "150 N", "none"])
+    assert seen["whole"] == [1, 1, 0, 1, 0] and seen["negative"] == [0, 0, 1, 0, 0]
+    assert seen["step"] == [1, 1, 0, 1, 0]  # 1200 * 8, 1200 - 8, 1200 / 8
+    # In order: -8.5, 150, 671 (the median, for "none"), 1192, 9600.
+    assert seen["middle"] == [0.5, 0.25, 0.5, 0.25, 0] and seen["round"] == [1, 0, 1, 1, 0]
+    huge = by_look("9" * 400 + " or 8", ["9" * 400, "1"])
+    assert huge["middle"] == [0.5, 0.5] and huge["negative"] == [0, 0]
+
+
+def longest_is_right(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Looks, options and gold of n questions whose right option is one word longer than the three others."""
+    gold = np.array([rng.randrange(4) for _ in range(n)])
+    seen = [looks("", ["many words here" if k == g else "two words" for k in range(4)]) for g in gold]
+    return np.stack(seen), np.ones((n, 4), bool), gold
+
+
+def test_what_right_options_look_like_is_learnt_from_gold():
+    seen, is_option, gold = longest_is_right(40, random.Random(0))
+    known = np.where(np.arange(40) < 30, gold, -1)
+    found = plausibility(learn(seen, is_option, known), seen, is_option)
+    assert (found.argmax(axis=1) == gold).all()
+    np.testing.assert_allclose(np.exp(found).mean(axis=1), 1)  # probabilities over that of a guess, 1/4
+    is_option[0, 3] = False
+    assert plausibility(np.zeros(len(LOOKS)), seen, is_option).tolist() == np.zeros((40, 4)).tolist()
+    assert not learn(seen, is_option, np.full(40, -1)).any()
+
+
+def test_out_of_fold_a_question_teaches_nothing_about_itself():
+    seen, is_option, gold = longest_is_right(40, random.Random(0))
+    fold = np.repeat([0, 1], 20)
+    flipped = np.where(fold == 0, (gold + 1) % 4, gold)
+    before, after = (out_of_fold(seen, is_option, g, fold) for g in (gold, flipped))
+    np.testing.assert_array_equal(before[fold == 0], after[fold == 0])
+    assert not np.allclose(before[fold == 1], after[fold == 1])
+
+
+def test_where_teachers_split_it_takes_the_option_that_looks_right(tmp_path: Path):
+    rng = random.Random(4)
+    questions, answers = [], {"alpha": [], "beta": []}
+    for i in range(120):
+        q = question_row(i, "train" if i < 100 else "test", rng)
+        for c in q["choices"]:
+            c["text"] = "a long and careful one" if c["label"] == q["answer"] else "short one"
+        questions.append(q)
+        right = rng.random() < 0.5  # one of the two, never both
+        answers["alpha"].append(response_row(q, "alpha", right, rationale="So it is."))
+        answers["beta"].append(response_row(q, "beta", not right, rationale="So it is."))
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", questions, answers))
+    test = corpus.rows("test")
+    for hidden in (False, True):  # who was right is known in either case, the right option itself may not be
+        given = replace(corpus, gold=np.full_like(corpus.gold, -1)) if hidden else corpus
+        kept = fit_on_train(Consensus(), given).purify(corpus.take(test).hide_gold())
+        assert (corpus.correct[test, kept.teacher] == 1).mean() > 0.9
+    kept = fit_on_train(Consensus(text=False), corpus).purify(corpus.take(test).hide_gold())
+    assert (corpus.correct[test, kept.teacher] == 1).mean() < 0.8
 
 
 def test_order_of_teachers_does_not_matter(corpus: Corpus):
@@ -219,8 +297,6 @@ def test_threshold_rejects_and_says_why(corpus: Corpus):
 
 
 def test_missing_and_unread_responses(tmp_path: Path):
-    import random
-
     rng = random.Random(1)
     questions = [question_row(i, "train" if i < 40 else "test", rng) for i in range(44)]
     alpha = [response_row(q, "alpha", i % 3 > 0) for i, q in enumerate(questions[:43])]
@@ -262,8 +338,6 @@ def test_held_by_its_ridge_it_is_the_weighted_vote(tmp_path: Path, monkeypatch: 
 
 
 def test_among_supporters_the_rationale_that_argues_for_the_answer(tmp_path: Path):
-    import random
-
     rng = random.Random(2)
     questions = [question_row(i, "train" if i < 30 else "test", rng) for i in range(31)]
     answers = {t: [response_row(q, t, i % 3 > 0) for i, q in enumerate(questions)] for t in ("alpha", "beta")}

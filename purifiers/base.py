@@ -183,6 +183,11 @@ class Purifier(BaseModel, ABC):
         """Keep the teacher with the highest score; reject the question where there is none."""
         return choose(self.score(corpus))
 
+    @property
+    def state_version(self) -> int:
+        """Grows when what `state` holds or means changes, so that what an earlier version saved is not misread."""
+        return 1
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What `fit` learned, as arrays; empty for a method that does not learn."""
         return dict(self._learned)

@@ -87,6 +87,11 @@ class Combined(Purifier, ABC):
         copy._teachers = corpus.teachers
         return copy
 
+    @property
+    def state_version(self) -> int:
+        """The sum of theirs, which grows with any of them."""
+        return sum(part.state_version for part in self._parts.values())
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What the inner ones learned."""
         return {f"{key}.{name}": array for key, part in self._parts.items() for name, array in part.state().items()}

@@ -203,6 +203,11 @@ class Consensus(Purifier):
             columns.append(features(readings, question, voted))
         return Candidates(np.concatenate(columns, axis=1), question, _outside(corpus, question, share)), code
 
+    @property
+    def state_version(self) -> int:
+        """2: with the looks of options."""
+        return 2
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Weights, scale of the features, looks of right options, reliabilities, domain names as bytes, forest."""
         names = "\n".join(self._domains).encode()

@@ -20,6 +20,7 @@ def save(purifier: Purifier, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "method": purifier.name,
+        "state_version": purifier.state_version,
         "settings": purifier.model_dump(mode="json"),
         "teachers": purifier.fitted_teachers,
     }
@@ -33,7 +34,7 @@ def load(folder: Path) -> Purifier:
     """Rebuild a saved purifier.
 
     Raises:
-        WorkspaceError: the folder holds none, or its method is not installed.
+        WorkspaceError: the folder holds none, its method is not installed, or another version of it saved this.
     """
     from safetensors.numpy import load_file
 
@@ -41,4 +42,6 @@ def load(folder: Path) -> Purifier:
         raise WorkspaceError(f"{folder} holds no fitted purifier: run  raffinate purify  first")
     about = orjson.loads((folder / SETTINGS).read_bytes())
     purifier = method(about["method"])(**about["settings"])
+    if about.get("state_version", 1) != purifier.state_version:
+        raise WorkspaceError(f"{folder} was saved by another version of {purifier.name}: run  raffinate purify  again")
     return purifier.restore(load_file(folder / STATE), tuple(about["teachers"]))

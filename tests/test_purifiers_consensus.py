@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
+from purifiers.base import Purifier
 from purifiers.conditional_logit import Candidates, fit, loss, probabilities
 from purifiers.consensus import Consensus, answers_given
 from purifiers.forest import grow, predict
+from purifiers.gate import Gate
 from purifiers.options import LOOKS, learn, looks, out_of_fold, plausibility
 from purifiers.run import fit as fit_on_train
 from purifiers.run import purify, shown
@@ -20,6 +23,7 @@ from purifiers.store import load, save
 from purifiers.support import SIGNS, false_equations, support
 from purifiers.words import features, manner, own_support, read
 from schemas.corpus import Corpus
+from schemas.errors import WorkspaceError
 
 
 def toy(features: list[list[float]], question: list[int], n: int) -> Candidates:
@@ -134,6 +138,16 @@ def test_saved_and_loaded_it_gives_the_same(corpus: Corpus, tmp_path: Path):
     assert again.model_dump() == {"threshold": 0.3, "text": True, "trees": True}
     np.testing.assert_array_equal(again.purify(corpus).teacher, fitted.purify(corpus).teacher)
     np.testing.assert_array_equal(again.score(corpus), fitted.score(corpus))
+
+
+@pytest.mark.parametrize("purifier", [Consensus(), Gate(first="consensus", otherwise="majority")])
+def test_what_an_earlier_version_saved_is_told_in_one_sentence(corpus: Corpus, tmp_path: Path, purifier: Purifier):
+    save(fit_on_train(purifier, corpus), tmp_path)
+    file = tmp_path / "purifier.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "state_version": about["state_version"] - 1}))
+    with pytest.raises(WorkspaceError, match=f"saved by another version of {purifier.name}: run  raffinate purify"):
+        load(tmp_path)
 
 
 def test_with_a_forest_it_is_saved_and_keeps_its_promises(

@@ -1,6 +1,7 @@
 """Peak memory of `raffinate build` as questions grow: four teachers, the whole command, a lean server beside it.
 
     python -m benchmarks.memory [--questions 62500 250000 1000000] [--asked 0.05] [--teachers 4] [--json]
+    python -m benchmarks.memory --reading jsonl|csv|parquet     reading the questions alone, by  raffinate estimate
 
 Per size: a Parquet file of questions (400 characters, four choices), a journal that holds all answers but the share
 `--asked`, then ``raffinate build`` as a user runs it: read the questions, plan, ask what is missing, commit, write the
@@ -29,6 +30,9 @@ from builders.prompt import Prompt
 from raffinate.run import open_project
 from schemas.workspace import Workspace
 
+FORMATS = {"parquet": "parquet", "jsonl": "json", "csv": "csv"}
+"""As files are called, and as DuckDB calls them."""
+
 CHOICES = "[{'label': 'A', 'text': 'north'}, {'label': 'B', 'text': 'east'}, {'label': 'C', 'text': 'south'}]"
 
 
@@ -37,6 +41,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, nargs="+", default=[62_500, 250_000, 1_000_000])
     parser.add_argument("--teachers", type=int, default=4)
     parser.add_argument("--asked", type=float, default=0.05, help="share of the requests that the journal lacks")
+    parser.add_argument("--reading", choices=FORMATS, help="read questions of this format, and ask nothing")
     parser.add_argument("--folder", help="where to work; needs about 7 kB a question")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -49,21 +54,19 @@ def main() -> None:
         url = server.stdout.readline().strip()
         for n in asked.questions:
             with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-                figures = measure(Path(folder), url, n, asked.teachers, asked.asked)
+                if asked.reading:
+                    figures = read(Path(folder), url, n, asked.reading)
+                else:
+                    figures = measure(Path(folder), url, n, asked.teachers, asked.asked)
             print(json.dumps(figures) if asked.json else "  ".join(f"{k} {v}" for k, v in figures.items()), flush=True)
     finally:
         server.kill()
 
 
 def measure(folder: Path, url: str, n: int, teachers: int, share: float) -> dict[str, float]:
-    recipe = folder / "recipe.yaml"
-    write_questions(folder / "questions.parquet", n)
-    asked = [{"id": f"t{i}", "model": f"m{i}", "base_url": url} for i in range(teachers)]
-    given = {"workspace": "ws", "questions": {"path": "questions.parquet"}, "teachers": asked}
-    recipe.write_text(yaml.safe_dump(given))
+    recipe = write_recipe(folder, url, n, teachers, "parquet")
     fill(recipe, share)
-    first = watched(["build", str(recipe), "--json"])
-    again = watched(["build", str(recipe), "--json"])
+    first, again = (watched(["build", str(recipe)]) for _ in range(2))
     journal = own_file(Workspace.open(folder / "ws")).stat().st_size
     rows = sum(f.stat().st_size for f in (folder / "ws" / "responses").rglob("*.parquet"))
     return {
@@ -76,11 +79,27 @@ def measure(folder: Path, url: str, n: int, teachers: int, share: float) -> dict
     }
 
 
-def write_questions(file: Path, n: int) -> None:
-    """Distinct questions of some 400 characters."""
+def read(folder: Path, url: str, n: int, form: str) -> dict[str, float]:
+    """Peak memory of reading questions into a workspace, and of counting what one teacher would be asked."""
+    recipe = write_recipe(folder, url, n, 1, form)
+    return {
+        "questions": n,
+        "bytes": (folder / f"questions.{form}").stat().st_size,
+        **watched(["estimate", str(recipe)]),
+    }
+
+
+def write_recipe(folder: Path, url: str, n: int, teachers: int, form: str) -> Path:
+    """A recipe beside a file of distinct questions of some 400 characters."""
     text = "repeat(md5(i::VARCHAR) || ' which way does the river run? ', 6) || i"
-    columns = f"'q' || i AS question_id, {text} AS question, {CHOICES} AS choices, 'A' AS answer, 'train' AS split"
-    duckdb.sql(f"COPY (SELECT {columns} FROM range({n}) r(i)) TO '{file}' (FORMAT parquet)")
+    choices = f"to_json({CHOICES})" if form == "csv" else CHOICES
+    columns = f"'q' || i AS question_id, {text} AS question, {choices} AS choices, 'A' AS answer, 'train' AS split"
+    file = folder / f"questions.{form}"
+    duckdb.sql(f"COPY (SELECT {columns} FROM range({n}) r(i)) TO '{file}' (FORMAT {FORMATS[form]})")
+    asked = [{"id": f"t{i}", "model": f"m{i}", "base_url": url} for i in range(teachers)]
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"workspace": "ws", "questions": {"path": file.name}, "teachers": asked}))
+    return recipe
 
 
 def fill(recipe: Path, share: float) -> None:
@@ -97,9 +116,8 @@ def fill(recipe: Path, share: float) -> None:
 def watched(command: list[str]) -> dict[str, float]:
     """Run raffinate and watch its memory."""
     started, anonymous, peak = time.perf_counter(), 0, 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raffinate", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command = [sys.executable, "-m", "raffinate", *command, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while process.poll() is None:
         memory = memory_of(process.pid)
         anonymous, peak = max(anonymous, memory.get("RssAnon", 0)), max(peak, memory.get("VmHWM", 0))

@@ -12,9 +12,11 @@ that what is there after an interruption are whole comparisons.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
-import threading
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -22,7 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,8 @@ from schemas.workspace import Workspace, told_disk_errors
 
 if TYPE_CHECKING:
     from builders.asker import Asker
+
+_SIGNAL_WHEN_PARENT_ENDS = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 OnCell = Callable[[int, int, str, float | None], None]
 """Called with cells done, cells in all, what is under way, and the seconds left (None: unknown)."""
@@ -307,15 +311,12 @@ def _pool(jobs: int) -> Iterator[Callable[..., Any]]:
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it is gone: killed, it cannot say so."""
+    """Let this process end when the one that started it is killed and cannot say so (on Linux).
 
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    A thread that waits for it would do so anywhere, but keeps objects alive at the end, of which DuckDB complains.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SIGNAL_WHEN_PARENT_ENDS, signal.SIGKILL)
 
 
 def _here(function: Callable[..., Any], *arguments: Any) -> Any:

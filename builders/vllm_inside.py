@@ -67,7 +67,8 @@ class VllmInside(VllmServer):
                 if waiting is not None and not waiting.done():
                     waiting.set_result(Answer(said["status"], {}, orjson.dumps(said["body"])))
         finally:
-            self.healthy.clear()
+            if process is self._process:  # else another one runs already
+                self.healthy.clear()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_result(Failure("connection", f"vLLM ended: see {self._log}"))
@@ -75,6 +76,8 @@ class VllmInside(VllmServer):
 
     async def post(self, url: str, body: bytes) -> Answer | Failure:
         """Ask one request; the reply is what the server would have answered."""
+        if not self.healthy.is_set():  # it has ended, though its pipe may still take what nobody will read
+            return Failure("connection", f"vLLM has ended: see {self._log}")
         number = next(self._numbers)
         waiting: asyncio.Future[Answer | Failure] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting

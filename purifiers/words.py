@@ -62,9 +62,10 @@ def read(corpus: Corpus) -> Readings:
     answers = [
         [words[c] for c in row if c != UNREAD] for row in np.where(corpus.usable, corpus.answer, UNREAD).tolist()
     ]
-    choices = corpus.choice_texts()
+    rows = corpus.asked()
+    choices = [{option["label"]: option["text"] for option in row["choices"]} for row in rows]
     options = [c or {a: a for a in given} for c, given in zip(choices, answers, strict=True)]
-    asked = [" ".join(filter(None, (row["context"], row["question"]))) for row in corpus.asked()]
+    asked = [" ".join(filter(None, (row["context"], row["question"]))) for row in rows]
     wide = max((len(o) for o in options), default=0) or 1
     shape = corpus.usable.shape
     signs = np.zeros((*shape, wide, len(SIGNS)), np.float32)

@@ -207,6 +207,12 @@ def _free_port() -> int:
         return port
 
 
+def signal_when_parent_ends(number: int) -> None:
+    """Let this process be sent a signal when its parent is gone, however that ended (on Linux; nothing elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 def _die_with_parent() -> None:
     """In the child: be told to stop when our own process is killed, so that no server keeps its GPUs."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_when_parent_ends(signal.SIGTERM)

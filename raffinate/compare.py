@@ -12,11 +12,9 @@ that what is there after an interruption are whole comparisons.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -46,8 +44,6 @@ from schemas.workspace import Workspace, told_disk_errors
 
 if TYPE_CHECKING:
     from builders.asker import Asker
-
-_SIGNAL_WHEN_PARENT_ENDS = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 OnCell = Callable[[int, int, str, float | None], None]
 """Called with cells done, cells in all, what is under way, and the seconds left (None: unknown)."""
@@ -315,9 +311,9 @@ def _end_with_parent() -> None:
 
     A thread that waits for it would do so anywhere, but keeps objects alive at the end, of which DuckDB complains.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_SIGNAL_WHEN_PARENT_ENDS, signal.SIGKILL)
+    from builders.vllm_server import signal_when_parent_ends
+
+    signal_when_parent_ends(signal.SIGKILL)
     parent = parent_process()
     if parent is not None and os.getppid() != parent.pid:  # it was killed before
         os._exit(1)

@@ -1,19 +1,21 @@
 """Training throughput against the plain Hugging Face trainers on the same rows, and what n teachers cost.
 
     python -m benchmarks.distill [--models tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal] [--questions 600] [--rounds 2]
-    python -m benchmarks.distill --gpu          FLAN-T5-base- and 0.5B-decoder-shaped students of random weights
+    python -m benchmarks.distill --gpu          FLAN-T5-base- and 0.5B-decoder-shaped students of random weights,
+                                                with 32 and with 256 rows a step
     python -m benchmarks.distill --gpu --tiny   the same path with tiny shapes, on a CPU too: does it work?
 
 Questions and rationales are the sandbox's. Both sides train the same rows (an answer and a rationale row per question),
-32 rows per optimiser step, AdamW, the same model class and weights, by turns in one process; a figure is the best
-round. Seconds are the process's own on a CPU, so that other work on the machine does not count, and the clock's on a
-GPU. Ours is `distill.train`; theirs is `Seq2SeqTrainer` with `DataCollatorForSeq2Seq`, or TRL's `SFTTrainer` on prompts
-and completions, as their documentation shows them. Tokens are those of the texts: padding does not count, so tokens/s
-compares useful work. "bf16_peak" is the share of the GPU's peak (H100 and H200 989, A100 312 Tflop/s, dense) that 6
-flops per weight and token come to: of the layers for the tokens that go through them (of a seq2seq student the
-encoder's for the prompt, the decoder's for the target), of the head for target tokens; attention scores are not
-counted. Both sides keep float32 weights and compute in bfloat16 on a GPU, and both are run for a few steps before the
-clock starts. Every run is printed as a line of JSON when it ends, so that what is cut off keeps its figures.
+as many per optimiser step (32 by default), AdamW, the same model class and weights, by turns in one process; a figure
+is the best round. Seconds are the process's own on a CPU, so that other work on the machine does not count, and the
+clock's on a GPU. Ours is `distill.train`; theirs is `Seq2SeqTrainer` with `DataCollatorForSeq2Seq`, or TRL's
+`SFTTrainer` on prompts and completions, as their documentation shows them. Tokens are those of the texts: padding does
+not count, so tokens/s compares useful work. "bf16_peak" is the share of the GPU's peak (H100 and H200 989, A100 312
+Tflop/s, dense) that 6 flops per weight and token come to: of the layers for the tokens that go through them (of a
+seq2seq student the encoder's for the prompt, the decoder's for the target), of the head for target tokens; attention
+scores are not counted. Both sides keep float32 weights and compute in bfloat16 on a GPU, and both are run for a few
+steps before the clock starts. Every run is printed as a line of JSON when it ends, so that what is cut off keeps its
+figures.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +52,6 @@ SPECS = {
     "5m-causal": StudentSpec(model="tiny-causal", width=256, layers=5, vocabulary=2000),
 }
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-ROWS = 32
 WARM_UP = 3
 """Steps before the clock starts."""
 
@@ -74,9 +76,18 @@ def sandbox_examples(n: int, teachers: int, seed: int = 0) -> Examples:
     )
 
 
-def ours(student: StudentModel, examples: Examples, steps: int, bf16: bool) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Run:
+    """How long a training is, and its batches: ``rows`` per optimiser step."""
+
+    steps: int
+    rows: int
+    bf16: bool
+
+
+def ours(student: StudentModel, examples: Examples, run: Run) -> tuple[float, int]:
     """Seconds and tokens of a training."""
-    settings = Training(max_steps=steps, batch_size=ROWS // 2, select_by="last", bf16=bf16)
+    settings = Training(max_steps=run.steps, batch_size=run.rows // 2, select_by="last", bf16=run.bf16)
     started = clock()
     done = train(student, examples, settings)
     return clock() - started, done.tokens
@@ -92,14 +103,14 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def theirs(student: StudentModel, rows: Rows, steps: int, bf16: bool) -> tuple[float, int]:
+def theirs(student: StudentModel, rows: Rows, run: Run) -> tuple[float, int]:
     """Seconds and tokens of the plain trainer; the loss of a decoder is on the completion alone, as ours."""
     import torch
     from datasets import Dataset
 
     common: dict[str, Any] = {
-        "per_device_train_batch_size": ROWS, "max_steps": steps, "learning_rate": 1e-3, "report_to": "none",
-        "bf16": bf16, "use_cpu": not torch.cuda.is_available(),
+        "per_device_train_batch_size": run.rows, "max_steps": run.steps, "learning_rate": 1e-3, "report_to": "none",
+        "bf16": run.bf16, "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
     source, target = ([texts[i].tolist() for i in range(len(rows))] for texts in (rows.source, rows.target))
@@ -126,7 +137,7 @@ def theirs(student: StudentModel, rows: Rows, steps: int, bf16: bool) -> tuple[f
         started = clock()
         with redirect_stdout(sys.stderr):  # it prints a summary of its own
             trainer.train()
-        return clock() - started, sum(tokens.batches[:steps])
+        return clock() - started, sum(tokens.batches[: run.steps])
 
 
 class Counted:
@@ -146,26 +157,26 @@ class Counted:
 
 
 def throughput(
-    name: str, make: Callable[[], StudentModel], examples: Examples, steps: int, rounds: int, bf16: bool
+    name: str, make: Callable[[], StudentModel], examples: Examples, run: Run, rounds: int
 ) -> dict[str, Any]:
     """Tokens/s of both by turns, the best round of each, and the ratio; a side that memory does not hold has none."""
     import torch
 
     rows = rows_of(make().encoder, examples, "multitask")
-    sides: dict[str, Callable[[int], tuple[float, int]]] = {
-        "ours": lambda n: ours(make(), examples, n, bf16),
-        "theirs": lambda n: theirs(make(), rows, n, bf16),
+    sides: dict[str, Callable[[Run], tuple[float, int]]] = {
+        "ours": lambda run: ours(make(), examples, run),
+        "theirs": lambda run: theirs(make(), rows, run),
     }
     best: dict[str, float] = {}
     for number in range(-1, rounds):  # the first is to warm up
-        for side, run in sides.items():
+        for side, trained in sides.items():
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            line: dict[str, Any] = {"model": name, "side": side, "round": number}
+            line: dict[str, Any] = {"model": name, "rows": run.rows, "side": side, "round": number}
             try:
-                seconds, tokens = run(steps if number >= 0 else WARM_UP)
+                seconds, tokens = trained(run if number >= 0 else replace(run, steps=WARM_UP))
             except Exception as error:
                 if not (ran_out(error) or "out of memory" in str(error)):
                     raise
@@ -175,7 +186,8 @@ def throughput(
                 best[side] = max(best.get(side, 0.0), tokens / seconds)
                 tell({**line, "seconds": round(seconds, 3), "tokens": tokens, **memory_used()})
     student = make()
-    found: dict[str, Any] = {"model": name, "weights": student.parameters, **{k: round(v) for k, v in best.items()}}
+    found: dict[str, Any] = {"model": name, "rows": run.rows, "weights": student.parameters}
+    found |= {side: round(speed) for side, speed in best.items()}
     if len(best) == len(sides):
         found["ratio"] = round(best["ours"] / best["theirs"], 2)
     flops = flops_per_token(student, rows)
@@ -287,6 +299,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", default=None, help="per optimiser step; several after commas (default: see above)")
     parser.add_argument("--gpu", action="store_true", help="shapes of pre-trained models")
     parser.add_argument("--tiny", action="store_true", help="with --gpu: tiny shapes, two steps, on any device")
     parser.add_argument("--throughput-alone", action="store_true", help="leave out the cost of teachers")
@@ -306,7 +319,9 @@ def main() -> None:
             name: (lambda spec=SPECS[name]: make_student(spec, examples.texts())) for name in options.models.split(",")
         }
     for name, make in made.items():
-        throughput(name, make, examples, options.steps, options.rounds, bf16=options.gpu or gpu)
+        for rows in (options.rows or ("32,256" if options.gpu and not options.tiny else "32")).split(","):
+            run = Run(options.steps, int(rows), bf16=options.gpu or gpu)
+            throughput(name, make, examples, run, options.rounds)
     if not options.gpu and not options.throughput_alone:
         cost_of_teachers(SPECS["tiny-seq2seq"], min(options.questions, 300))
 

@@ -34,6 +34,8 @@ Measure = Literal["generation", "likelihood"]
 NEW_TOKENS = 64
 """Most tokens of a predicted answer, as in TinyLLM's code."""
 SPARE = 8
+MOST = {"cpu": 32768, "cuda": 131072}
+"""Tokens in a pass of writing: on a GPU a token costs little beside its launches; a pass too large is halved."""
 LINE = re.compile(r"the answer is\s+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -67,12 +69,14 @@ class Evaluated:
         return len(self.right)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  the last by name only
     student: StudentModel,
     questions: Questions,
     objective: Objective,
     measure: Measure = "generation",
+    *,
     new_tokens: int | None = None,
+    written: Sequence[str] | None = None,
 ) -> Evaluated:
     """Ask a student every question and compare with gold.
 
@@ -83,6 +87,7 @@ def evaluate(
         measure: see the head of this module.
         new_tokens: most tokens that it may write; by default ``max_target`` for a rationale and its answer, and for an
             answer alone `SPARE` more than the longest right one or option (at most `NEW_TOKENS`).
+        written: what the student wrote, where it has been asked already: a rationale is not written twice.
 
     Raises:
         InputError: likelihood is asked for and no question has options.
@@ -92,7 +97,7 @@ def evaluate(
         if not rows:
             raise InputError(f"likelihood compares the options of choice questions, and {questions.dataset} has none")
         questions = questions.take(rows)
-        said = _likeliest(student, questions, objective)
+        said = _likeliest(student, questions, objective, [written[i] for i in rows] if written else None)
         right = [label == gold for label, gold in zip(said, questions.gold, strict=True)]
     elif objective == "rationale-then-answer":
         said = write(student, questions.prompt, new_tokens or student.spec.max_target)
@@ -110,8 +115,9 @@ def _room(student: StudentModel, questions: Questions) -> int:
     return min(longest + SPARE, NEW_TOKENS, student.spec.max_target)
 
 
-def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int = 32768) -> list[str]:
+def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int | None = None) -> list[str]:
     """The greedy continuation of each prompt (prefix included), in passes of about ``most`` tokens."""
+    most = most or MOST.get(student.device.type, MOST["cpu"])
     texts = Texts.of(student.encoder.prompts(prompts))
     order = np.argsort(texts.lengths, kind="stable")[::-1]
     said = [""] * len(prompts)
@@ -159,10 +165,12 @@ def _write(student: StudentModel, texts: Texts, part: Ints, new_tokens: int) -> 
     return [student.encoder.text(row) for row in new.tolist()]
 
 
-def _likeliest(student: StudentModel, questions: Questions, objective: Objective) -> list[str]:
+def _likeliest(
+    student: StudentModel, questions: Questions, objective: Objective, written: Sequence[str] | None
+) -> list[str]:
     """The label whose text, or answer line, is likeliest; the first of equals."""
     if objective == "rationale-then-answer":
-        said = write(student, questions.prompt, student.spec.max_target)
+        said = written or write(student, questions.prompt, student.spec.max_target)
         begun = [text[: m.start()].rstrip() if (m := _last_line(text)) else text for text in said]
         prompts = questions.prompt
         targets = [

@@ -52,12 +52,13 @@ def row_nll(student: StudentModel, rows: Rows, chosen: Ints) -> Tensor:
     """(B,) sum over each target's tokens of -log p(token | prompt, tokens before it), in nats; one forward pass."""
     import torch
 
-    flat, row = (_seq2seq if student.is_seq2seq else _decoder)(student, rows, chosen)
+    logits, said, row = (_seq2seq if student.is_seq2seq else _decoder)(student, rows, chosen)
+    flat = torch.nn.functional.cross_entropy(logits.float(), said, reduction="none")
     return torch.zeros(len(chosen), device=flat.device, dtype=flat.dtype).index_add_(0, row, flat)
 
 
-def _seq2seq(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor]:
-    """The nll of all target tokens of an encoder-decoder, end to end, and the row of each."""
+def _seq2seq(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor, Tensor]:
+    """For all target tokens of an encoder-decoder, end to end: their logits, the tokens, and the row of each."""
     config, pad = student.model.config, student.encoder.tokenizer.pad_token_id
     source, target = padded(rows.source, chosen, pad), padded(rows.target, chosen, -100)
     start = np.full((len(chosen), 1), config.decoder_start_token_id)
@@ -67,15 +68,15 @@ def _seq2seq(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, T
         "input_ids": source,
         "attention_mask": mask.astype(np.int64),
         "decoder_input_ids": np.concatenate([start, begun], axis=1),  # padded on the right: no token looks there
-        "labels": target,
+        **_places(target),
     }
     inputs = as_tensors(arrays, student.device)
-    labels = inputs.pop("labels")
+    at, said, row = (inputs.pop(name) for name in PLACES)
     logits = student.model(**inputs, use_cache=False).logits
-    return _nll(logits[labels >= 0], labels, chosen)
+    return logits.flatten(0, 1)[at], said, row
 
 
-def _decoder(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor]:
+def _decoder(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a decoder: prompt and target are one sequence, padded on the right, the target alone counts."""
     prompt, target = rows.source.lengths[chosen], rows.target.lengths[chosen]
     length = prompt + target
@@ -83,30 +84,30 @@ def _decoder(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, T
     ids = np.full((len(chosen), len(place)), student.encoder.tokenizer.pad_token_id, np.int64)
     both = [part for i in chosen for part in (rows.source[i], rows.target[i])]
     ids[place < length[:, None]] = np.concatenate(both)
-    labels = np.where((place >= prompt[:, None]) & (place < length[:, None]), ids, -100)[:, 1:]
-    inputs = as_tensors({"input_ids": ids, "labels": labels}, student.device)
-    found = inputs["labels"]
-    logits = _logits(student, inputs["input_ids"], found >= 0)
-    return _nll(logits, found, chosen)
+    labels = np.where((place >= prompt[:, None]) & (place < length[:, None]), ids, -100)
+    next_one = np.concatenate([labels[:, 1:], np.full((len(chosen), 1), -100)], axis=1)
+    inputs = as_tensors({"input_ids": ids, **_places(next_one)}, student.device)
+    at, said, row = (inputs.pop(name) for name in PLACES)
+    return _logits(student, inputs["input_ids"], at), said, row
 
 
-def _logits(student: StudentModel, ids: Tensor, wanted: Tensor) -> Tensor:
-    """Logits at the wanted places of ``ids[:, :-1]``; the head is computed there alone, where the model allows it."""
+def _logits(student: StudentModel, ids: Tensor, at: Tensor) -> Tensor:
+    """Logits at the wanted places, counted row by row; the head is computed there alone, where the model allows it."""
     if student.head is not None:
-        hidden = student.body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        found: Tensor = student.head(hidden[wanted])
+        hidden = student.body(input_ids=ids, use_cache=False).last_hidden_state
+        found: Tensor = student.head(hidden.flatten(0, 1)[at])
         return found
-    logits: Tensor = student.model(input_ids=ids, use_cache=False).logits[:, :-1]
-    return logits[wanted]
+    logits: Tensor = student.model(input_ids=ids, use_cache=False).logits
+    return logits.flatten(0, 1)[at]
 
 
-def _nll(logits: Tensor, labels: Tensor, chosen: Ints) -> tuple[Tensor, Tensor]:
-    import torch
+PLACES = ("at", "said", "row")
 
-    known = labels >= 0
-    flat = torch.nn.functional.cross_entropy(logits.float(), labels[known], reduction="none")
-    rows = torch.arange(len(chosen), device=labels.device)[:, None].expand_as(labels)[known]
-    return flat, rows
+
+def _places(labels: Ints) -> dict[str, Ints]:
+    """Where (B, L) labels are known, counted row by row; what they are, and whose. Found here: a GPU would wait."""
+    row, column = np.nonzero(labels >= 0)
+    return dict(zip(PLACES, (row * labels.shape[1] + column, labels[row, column], row), strict=True))
 
 
 def task_weights(rows: Rows, training: Training, teachers: tuple[str, ...]) -> Floats:

@@ -83,10 +83,10 @@ def judge(student: StudentModel, questions: Questions, objective: Objective) -> 
     """
     has_options = any(questions.choices)
     try:
-        return Judged(
-            evaluate(student, questions, objective),
-            evaluate(student, questions, objective, "likelihood") if has_options else None,
-        )
+        written = evaluate(student, questions, objective)
+        if not has_options:
+            return Judged(written, None)
+        return Judged(written, evaluate(student, questions, objective, "likelihood", written=written.said))
     except Exception as error:
         if not ran_out(error):
             raise

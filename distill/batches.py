@@ -155,8 +155,8 @@ class Order:
 
 
 def overhead(device: torch.device) -> int:
-    """What another pass costs, as so many tokens: launching it against computing them."""
-    return {"cpu": 256, "cuda": 4096}.get(device.type, 1024)
+    """What another pass costs, as so many tokens: launching it against computing them (docs/findings.md)."""
+    return {"cpu": 256, "cuda": 8192}.get(device.type, 1024)
 
 
 def passes(rows: Rows, chosen: Ints, *, most: int, overhead: int, joined: bool) -> list[Ints]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers_cli import Cli
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
-from helpers_distill import toy_examples, toy_student
+from helpers_distill import toy_examples, toy_questions, toy_student
 from test_distill_loss import nll_by_hand
 
+from distill.evaluate import evaluate
 from distill.model import load_student, make_student
+from distill.one import judge
 from distill.protocol import BatchStudent, student_for
 from distill.spec import StudentSpec, Training
 from purifiers.equipment import Student
@@ -93,6 +97,25 @@ def test_a_tokenizer_without_a_pad_token_serves(tmp_path: Path) -> None:
     padless = make_student(StudentSpec(model=str(tmp_path)))
     usual = BatchStudent(lambda _: toy_student("tiny-causal")).loss(PROMPTS, TARGETS)
     np.testing.assert_allclose(BatchStudent(lambda _: padless).loss(PROMPTS, TARGETS), usual, rtol=1e-6)
+
+
+def test_options_are_weighed_after_the_rationale_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, asked = toy_student("tiny-causal"), toy_questions()
+    apart = evaluate(student, asked, "rationale-then-answer", "likelihood")
+    written: list[int] = []
+    monkeypatch.setattr(student.model, "generate", _counting(student.model.generate, written))
+    judged = judge(student, asked, "rationale-then-answer")
+    assert sum(written) == len(asked.question_id)  # writing a rationale is what takes long: once is enough
+    assert judged.likeliest is not None
+    assert judged.likeliest.said == apart.said
+
+
+def _counting(generate: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
+    def counted(**inputs: Any) -> Any:
+        counts.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    return counted
 
 
 def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ Measure = Literal["generation", "likelihood"]
 NEW_TOKENS = 64
 """Most tokens of a predicted answer, as in TinyLLM's code."""
 SPARE = 8
-MOST = {"cpu": 32768, "cuda": 131072}
+MOST = {"cpu": 32768, "cuda": 65536}
 """Tokens in a pass of writing: on a GPU a token costs little beside its launches; a pass too large is halved."""
 LINE = re.compile(r"the answer is\s+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 

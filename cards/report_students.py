@@ -1,9 +1,7 @@
 """The students of a report: accuracy by the number of teachers that a method had, and CMV, over seeds.
 
-estimate   mean over seeds and its 95 % interval by Student's t; no interval of one seed
-curve      accuracy by number m of teachers; where every set of teachers begins with the same one, m = 1 is the student
-           of that teacher alone, for every method
-CMV        mean over m = 2..N of accuracy minus keep-all's with the same teachers and seed (arXiv 2602.01064)
+Where every set of teachers begins with the same one, a curve's m = 1 is the student of that teacher alone, for every
+method.
 
 The figures that `raffinate compare` shows, from the table ``students`` alone: a dataset pulled from the Hub has it.
 """
@@ -11,13 +9,13 @@ The figures that `raffinate compare` shows, from the table ``students`` alone: a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from math import ceil, floor, sqrt
-from statistics import fmean, stdev
+from math import ceil, floor
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from schemas.tables import KEEP_ALL
+from schemas.seeds import Estimate, cmv, estimate
+from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 MOST_GROUPS = 24
 MOST_PANELS = 24
-FINE_TUNING, ONE_TEACHER = "fine-tuning", "teacher:"
 WIDTH, HEIGHT = 150.0, 100.0
 """Of a panel's plot, in its own units."""
 
@@ -37,31 +34,6 @@ FROM students GROUP BY ALL ORDER BY ALL
 TOGETHER = ("base_model", "objective", "eval_dataset", "eval_split", "comparison")
 """What students that are shown in one table have in common."""
 
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds; ``low`` and ``high`` are its 95 % interval, or the mean itself where there is one seed."""
-
-    value: float
-    low: float
-    high: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """Of a value per seed."""
-        mean, n = fmean(values), len(values)
-        half = t95(n - 1) * stdev(values) / sqrt(n) if n > 1 else 0.0
-        return cls(mean, mean - half, mean + half, n)
-
-
-def t95(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; above ten degrees of freedom by its expansion, to three digits."""
-    return T95[freedom - 1] if freedom <= len(T95) else 1.96 + 2.372 / freedom + 2.823 / freedom**2
-
 
 def students(con: duckdb.DuckDBPyConnection) -> list[Row]:
     """For the template: a table, and panels where there is a curve, of all students that can be compared."""
@@ -72,8 +44,15 @@ def students(con: duckdb.DuckDBPyConnection) -> list[Row]:
 
 def _group(rows: list[Row]) -> Row:
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    cmv = {method: _cmv(rows, method) for method in methods} if rows[0]["eval_split"] == "test" else {}
-    table = [{"method": m, "sizes": _by_size(rows, m), "cmv": cmv.get(m)} for m in sorted(methods, key=_place)]
+    base = _accuracies(rows, KEEP_ALL) if rows[0]["eval_split"] == "test" else {}
+    table = [
+        {
+            "method": m,
+            "sizes": _by_size(rows, m),
+            "cmv": cmv(_accuracies(rows, m), base) if m != KEEP_ALL else None,
+        }
+        for m in sorted(methods, key=_place)
+    ]
     gains = [row["cmv"] for row in table if row["cmv"]]
     return {
         **{name: rows[0][name] for name in TOGETHER},
@@ -81,7 +60,9 @@ def _group(rows: list[Row]) -> Row:
         "seeds": len({row["seed"] for row in rows}),
         "sizes": sorted({size for row in table for size in row["sizes"]}),
         "table": table,
-        "scale": (min([0.0, *(g.low for g in gains)]), max([0.0, *(g.high for g in gains)])) if gains else None,
+        "scale": (min([0.0, *(g.bounds[0] for g in gains)]), max([0.0, *(g.bounds[1] for g in gains)]))
+        if gains
+        else None,
         "plot": _plot(rows, table),
     }
 
@@ -98,20 +79,11 @@ def _by_size(rows: Sequence[Row], method: str) -> dict[int, Estimate]:
     for row in rows:
         if row["method"] == method:
             found.setdefault(len(row["teachers"]), {}).setdefault(row["seed"], []).append(row["accuracy"])
-    return {size: Estimate.of([fmean(v) for v in seeds.values()]) for size, seeds in sorted(found.items())}
+    return {size: estimate([fmean(v) for v in seeds.values()]) for size, seeds in sorted(found.items())}
 
 
-def _cmv(rows: Sequence[Row], method: str) -> Estimate | None:
-    """Over the seeds that have every number of teachers that keep-all has; None if there is none, or for keep-all."""
-    base = {(tuple(r["teachers"]), r["seed"]): r["accuracy"] for r in rows if r["method"] == KEEP_ALL}
-    sizes = {len(teachers) for teachers, _ in base if len(teachers) > 1}
-    gaps: dict[int, dict[int, list[float]]] = {}
-    for row in rows:
-        key = tuple(row["teachers"]), row["seed"]
-        if row["method"] == method != KEEP_ALL and key in base and len(key[0]) > 1:
-            gaps.setdefault(row["seed"], {}).setdefault(len(key[0]), []).append(row["accuracy"] - base[key])
-    per_seed = [fmean(map(fmean, of.values())) for of in gaps.values() if of.keys() == sizes]
-    return Estimate.of(per_seed) if per_seed else None
+def _accuracies(rows: Sequence[Row], method: str) -> dict[tuple[tuple[str, ...], int], float]:
+    return {(tuple(row["teachers"]), row["seed"]): row["accuracy"] for row in rows if row["method"] == method}
 
 
 def _plot(rows: Sequence[Row], table: list[Row]) -> Row | None:
@@ -137,20 +109,22 @@ def _plot(rows: Sequence[Row], table: list[Row]) -> Row | None:
         return round(HEIGHT * (high - min(max(value, low), high)) / (high - low), 1)
 
     def path(curve: dict[int, Estimate]) -> str:
-        return "M" + "L".join(f"{x(size)} {y(e.value)}" for size, e in sorted(curve.items()))
+        return "M" + "L".join(f"{x(size)} {y(e.mean)}" for size, e in sorted(curve.items()))
 
-    cmv = {row["method"]: row["cmv"] for row in table}
+    gains = {row["method"]: row["cmv"] for row in table}
     return {
         "sizes": [(x(size), size) for size in sizes],
         "ticks": [(y(i * step), i * step) for i in range(round(low / step), round(high / step) + 1)],
-        "tuned": y(tuned.value) if tuned else None,
+        "tuned": y(tuned.mean) if tuned else None,
         "keep_all": path(curves[KEEP_ALL]) if KEEP_ALL in curves else None,
         "panels": [
             {
                 "method": method,
-                "cmv": cmv[method],
+                "cmv": gains[method],
                 "path": path(curve),
-                "points": [{"x": x(s), "y": y(e.value), "low": y(e.low), "high": y(e.high)} for s, e in curve.items()],
+                "points": [
+                    {"x": x(s), "y": y(e.mean), "low": y(e.bounds[0]), "high": y(e.bounds[1])} for s, e in curve.items()
+                ],
             }
             for method, curve in curves.items()
         ],
@@ -159,10 +133,10 @@ def _plot(rows: Sequence[Row], table: list[Row]) -> Row | None:
 
 def _scale(estimates: Sequence[Estimate]) -> tuple[float, float, float]:
     """From, to and step of an axis of shares: round values around all means, and intervals that do not dwarf them."""
-    means = [e.value for e in estimates]
+    means = [e.mean for e in estimates]
     spread = max(max(means) - min(means), 0.02)
-    low = max(min(means) - spread, min(e.low for e in estimates), 0.0)
-    high = min(max(means) + spread, max(e.high for e in estimates), 1.0)
+    low = max(min(means) - spread, min(e.bounds[0] for e in estimates), 0.0)
+    high = min(max(means) + spread, max(e.bounds[1] for e in estimates), 1.0)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if (high - low) / s <= 4 or s == 0.5)
     down, up = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return down * step, max(up, down + 1) * step, step

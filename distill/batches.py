@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.data import FINE_TUNING, Examples
+from distill.data import Examples
 from distill.encode import Encoder, Ids
 from distill.spec import Training
 from schemas.layout import PREDICT, explain_prefix
+from schemas.tables import FINE_TUNING
 
 if TYPE_CHECKING:
     import torch

@@ -18,11 +18,10 @@ import pyarrow as pa
 from schemas.errors import InputError, nearest
 from schemas.layout import answer_texts
 from schemas.render import completions, prompts
+from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 
 if TYPE_CHECKING:
     from distill.source import Published
-
-FINE_TUNING, KEEP_ALL, ONE_TEACHER = "fine-tuning", "keep-all", "teacher:"
 
 WEIGHTS = {"agreement": "agreement_weight", "teacher": "teacher_importance"}
 """What rationales can be weighted by: the column of `purified` that has it."""

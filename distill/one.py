@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from distill.data import (
-    FINE_TUNING,
-    KEEP_ALL,
-    ONE_TEACHER,
-    Examples,
-    Questions,
-    read_examples,
-    read_questions,
-    read_validation,
-)
+from distill.data import Examples, Questions, read_examples, read_questions, read_validation
 from distill.evaluate import evaluate
 from distill.memory import ran_out
 from distill.model import StudentModel, make_student
@@ -26,6 +17,7 @@ from distill.spec import Objective, StudentSpec, Training
 from distill.students import Judged, student_rows
 from distill.train import OnProgress, Trained, train
 from schemas.errors import RaffinateError
+from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
-"""What a grid of students says: means and intervals over seeds, paired tests, curves and CMV.
+"""What a grid of students says: paired tests, and curves over nested teacher sets.
 
-seeds       mean and 95 % t interval over the seeds; differences are taken seed by seed, since a seed fixes the weights
-            a student starts from and the order of the questions for all methods alike
+seeds       differences are taken seed by seed (`schemas.seeds`)
 questions   the same difference question by question (mean over seeds), with a sign-flip permutation test and a
             bootstrap interval: would other questions say the same?
 curve       accuracy by the number m of teachers, over nested sets; m = 1 is the first teacher alone, for every method
-CMV         conflict mitigation value (arXiv 2602.01064): mean over m = 2..N of accuracy minus keep-all's with the same
-            teachers. The paper does not print the formula; this reading fits its tables
 """
 
 from __future__ import annotations
@@ -19,24 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import MissingExtraError
+from schemas.seeds import Estimate, estimate, t_within
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 5000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over ``n`` seeds with its 95 % t interval; the bounds are None with fewer than two seeds."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -76,16 +59,6 @@ class Cell:
         return float(self.right.mean())
 
 
-def estimate(values: Sequence[float] | Floats) -> Estimate:
-    """Mean and 95 % interval by Student's t of independent values, one per seed."""
-    array = np.asarray(values, np.float64)
-    n, mean = len(array), float(array.mean())
-    if n < 2:
-        return Estimate(mean, None, None, n)
-    half = float(_t().ppf(0.975, n - 1)) * float(array.std(ddof=1)) / sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
-
-
 def paired(mine: Sequence[Cell], others: Sequence[Cell], seed: int = 0) -> Paired | None:
     """Compare the cells of two methods that share a seed; None if none do.
 
@@ -101,7 +74,7 @@ def paired(mine: Sequence[Cell], others: Sequence[Cell], seed: int = 0) -> Paire
     by_seed = np.array([a.accuracy - b.accuracy for a, b in pairs])
     by_question = np.mean([a.right.astype(np.float64) - b.right for a, b in pairs], axis=0)
     low, high = _bootstrap(by_question, seed)
-    return Paired(estimate(by_seed), _t_test(by_seed), low, high, _sign_flips(by_question, seed))
+    return Paired(estimate(by_seed.tolist()), _t_test(by_seed), low, high, _sign_flips(by_question, seed))
 
 
 def curves(cells: Iterable[Cell], sets: Sequence[tuple[str, ...]]) -> dict[str, dict[int, list[Cell]]]:
@@ -122,27 +95,9 @@ def curves(cells: Iterable[Cell], sets: Sequence[tuple[str, ...]]) -> dict[str, 
     }
 
 
-def cmv(curve: Mapping[int, Sequence[Cell]], baseline: Mapping[int, Sequence[Cell]]) -> Estimate | None:
-    """Mean over m = 2..N of the method's accuracy minus the baseline's, seed by seed; None if no seed has all m.
-
-    Args:
-        curve: number of teachers -> cells of the method.
-        baseline: likewise of keep-all.
-    """
-    sizes = sorted({m for m in baseline if m >= 2})
-    per_seed = []
-    for seed in sorted({cell.seed for m in sizes for cell in baseline[m]}):
-        gaps = [_gap(curve.get(m, ()), baseline[m], seed) for m in sizes]
-        known = [g for g in gaps if g is not None]
-        if gaps and len(known) == len(gaps):
-            per_seed.append(sum(known) / len(known))
-    return estimate(per_seed) if per_seed else None
-
-
-def _gap(mine: Sequence[Cell], others: Sequence[Cell], seed: int) -> float | None:
-    a = next((c.accuracy for c in mine if c.seed == seed), None)
-    b = next((c.accuracy for c in others if c.seed == seed), None)
-    return None if a is None or b is None else a - b
+def accuracies(curve: Mapping[int, Sequence[Cell]]) -> dict[tuple[tuple[str, ...], int], float]:
+    """The accuracy of each cell of a curve, as `schemas.seeds.cmv` wants it."""
+    return {(cell.teachers, cell.seed): cell.accuracy for cells in curve.values() for cell in cells}
 
 
 def _bootstrap(differences: Floats, seed: int) -> tuple[float, float]:
@@ -173,12 +128,4 @@ def _t_test(differences: Floats) -> float | None:
     spread = float(differences.std(ddof=1)) / sqrt(n)
     if spread == 0:
         return 1.0 if differences[0] == 0 else 0.0
-    return float(2 * _t().sf(abs(float(differences.mean())) / spread, n - 1))
-
-
-def _t() -> Any:
-    try:
-        from scipy.stats import t
-    except ImportError:
-        raise MissingExtraError("intervals and tests", "distill") from None
-    return t
+    return 1 - t_within(abs(float(differences.mean())) / spread, n - 1)

@@ -10,12 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.data import FINE_TUNING
 from distill.evaluate import Evaluated
 from distill.spec import Training
 from distill.train import Trained
 from schemas.parquet import COMPRESSION
-from schemas.tables import STUDENTS
+from schemas.tables import FINE_TUNING, STUDENTS
 from schemas.workspace import Workspace, check_name, told_disk_errors
 
 

@@ -30,7 +30,6 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from distill.data import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from purifiers.base import Purifier, Signal
@@ -39,7 +38,7 @@ from raffinate.recipe import make_purifier
 from schemas.corpus import Corpus
 from schemas.database import refresh
 from schemas.errors import InputError, RaffinateError, nearest
-from schemas.tables import STUDENTS
+from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER, STUDENTS
 from schemas.workspace import Workspace, told_disk_errors
 
 if TYPE_CHECKING:

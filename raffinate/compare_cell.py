@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from distill.data import KEEP_ALL, Questions, examples_of, read_examples, read_validation
+from distill.data import Questions, examples_of, read_examples, read_validation
 from distill.model import make_student
 from distill.one import judge
 from distill.protocol import BatchStudent
@@ -26,6 +26,7 @@ from raffinate.distilling import test_sets
 from raffinate.equip import equip
 from schemas.corpus import UNREAD, Corpus
 from schemas.errors import InputError
+from schemas.tables import KEEP_ALL
 
 if TYPE_CHECKING:
     from builders.asker import Asker

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from distill.data import FINE_TUNING, KEEP_ALL
+from schemas.tables import FINE_TUNING, KEEP_ALL
 from schemas.workspace import told_disk_errors
 
 COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#b58900", "#444444")

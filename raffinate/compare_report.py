@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from distill.data import FINE_TUNING, KEEP_ALL, ONE_TEACHER
-from distill.statistics import Cell, Estimate, cmv, curves, estimate, paired
+from distill.statistics import Cell, accuracies, curves, paired
 from raffinate.compare import Results
+from schemas.seeds import Estimate, cmv, estimate
+from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _section(results: Results, model: str, objective: str, cells: Sequence[dict[
         "cmv": {
             method: found.to_dict()
             for method, points in curve.items()
-            if base and method != KEEP_ALL and (found := cmv(points, base))
+            if base and method != KEEP_ALL and (found := cmv(accuracies(points), accuracies(base)))
         },
     }
 

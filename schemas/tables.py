@@ -21,6 +21,10 @@ TASKS = ("choice", "number", "text")
 STATUSES = ("ok", "failed", "truncated", "refused")
 KEEP_ALL = "keep-all"
 """The method that purifies nothing: its rows are all usable rationales, several to a question."""
+FINE_TUNING = "fine-tuning"
+"""What a student is trained on that sees answers alone."""
+ONE_TEACHER = "teacher:"
+"""What a student is trained on that sees one teacher's rationales: this, and the teacher's id."""
 
 CHOICES = pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.statistics import Cell, cmv, curves, estimate, paired
+from distill.statistics import Cell, accuracies, curves, paired
+from schemas.seeds import cmv, estimate, t95, t_within
 
 AB, ABC = ("a", "b"), ("a", "b", "c")
 
@@ -26,6 +27,13 @@ def test_interval_is_students_t():
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 30, 200])
+def test_students_t_is_scipys(freedom: int):
+    assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+    for t in (0.0, 0.3, 2.5, 20.0):
+        assert t_within(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-12)
+
+
 def test_one_seed_has_no_interval():
     found = estimate([0.5])
     assert (found.mean, found.low, found.high, found.n) == (0.5, None, None, 1)
@@ -39,7 +47,7 @@ def test_cmv_is_the_mean_gap_to_keep_all_seed_by_seed():
         cells += [cell("vote", AB, seed, f2), cell("vote", ABC, seed, f3)]
         cells += [cell("keep-all", AB, seed, k2), cell("keep-all", ABC, seed, k3)]
     found = curves(cells, (("a",), AB, ABC))
-    value = cmv(found["vote"], found["keep-all"])
+    value = cmv(accuracies(found["vote"]), accuracies(found["keep-all"]))
     assert value is not None
     # seed 0: (.1 + .4) / 2 = .25; seed 1: (.2 + 0) / 2 = .1; mean .175, sd .10607, half 12.7062 * .10607 / sqrt 2
     assert value.mean == pytest.approx(0.175)
@@ -51,7 +59,7 @@ def test_cmv_leaves_out_a_seed_that_lacks_a_teacher_set():
     cells = [cell("vote", AB, 0, 6), cell("vote", ABC, 0, 6), cell("vote", AB, 1, 9)]
     cells += [cell("keep-all", t, s, 5) for t in (AB, ABC) for s in (0, 1)]
     found = curves(cells, (("a",), AB, ABC))
-    value = cmv(found["vote"], found["keep-all"])
+    value = cmv(accuracies(found["vote"]), accuracies(found["keep-all"]))
     assert value is not None
     assert (value.mean, value.n) == (pytest.approx(0.1), 1)
 

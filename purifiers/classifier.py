@@ -63,7 +63,7 @@ class Classifier(Purifier):
     def _frozen(self, corpus: Corpus, target: Floats, weight: Floats) -> Arrays:
         import torch
 
-        x = torch.from_numpy(embed(corpus.question_texts(), self.encoder))
+        x = torch.from_numpy(embed(corpus.question_texts(), self.encoder, self.equipment.on_fit))
 
         def loss(p: dict[str, Tensor], rows: Rows, training: bool) -> Tensor:
             return self._loss(p, x[rows], target[rows], weight[rows], training)
@@ -112,7 +112,7 @@ class Classifier(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """The logits; a teacher that was not there at the fit has none, and is not chosen."""
-        encode = encoder_of(self.encoder, self.fine_tune, self._learned)
+        encode = encoder_of(self.encoder, self.fine_tune, self._learned, self.equipment.on_fit)
         return by_blocks(lambda part: self._score(part, encode(part.question_texts())), corpus)
 
     def _score(self, corpus: Corpus, vectors: Floats) -> Scores:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from purifiers.equipment import OnFit, untold
 from schemas.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -29,16 +30,18 @@ if TYPE_CHECKING:
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 CHUNK = 512
 """Texts encoded, and then kept, at a time: what an interruption can lose."""
+EMBEDDING = "embedding texts"
 
 Vectors = npt.NDArray[np.float32]
 
 
-def embed(texts: Sequence[str], encoder: str = DEFAULT_ENCODER) -> Vectors:
+def embed(texts: Sequence[str], encoder: str = DEFAULT_ENCODER, on_fit: OnFit = untold) -> Vectors:
     """(N, D) unit vectors of N texts.
 
     Args:
         texts: the texts; the encoder cuts them at its own length (256 word pieces for the default).
         encoder: a sentence-transformers id or folder.
+        on_fit: told how many of those that were not kept are done, where there are any.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
@@ -51,9 +54,11 @@ def embed(texts: Sequence[str], encoder: str = DEFAULT_ENCODER) -> Vectors:
         missing = sorted((k for k in distinct if k not in vectors), key=lambda k: len(distinct[k]))
         for i in range(0, len(missing), CHUNK):
             part = missing[i : i + CHUNK]
+            on_fit(i, len(missing), EMBEDDING)
             fresh = _encode([distinct[k] for k in part], encoder)
             vectors.update(zip(part, fresh, strict=True))
             kept.put(dict(zip(part, fresh, strict=True)))
+            on_fit(i + len(part), len(missing), EMBEDDING)
     return np.stack([vectors[k] for k in keys]) if keys else np.zeros((0, 0), np.float32)
 
 

@@ -53,11 +53,11 @@ class Student(Protocol):
 
 
 OnFit = Callable[[int, int, str], None]
-"""Called as a long fit goes on: how much is done, of how much at most, and a few words on how it goes."""
+"""Called as a long fit or choice goes on: how much is done, of how much at most, and a few words on how it goes."""
 
 
-def _untold(done: int, total: int, facts: str) -> None:
-    pass
+def untold(done: int, total: int, facts: str) -> None:
+    """An `OnFit` for who does not want to know."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ class Equipment:
 
     student: Student | None = None
     asker: Asker | None = None
-    on_fit: OnFit = _untold
+    on_fit: OnFit = untold
     folder: Path = Path()
     """Where relative paths in a purifier's settings start."""

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from purifiers.encoder import Vectors, embed, model_folder, reported
-from purifiers.equipment import OnFit
+from purifiers.encoder import EMBEDDING, Vectors, embed, model_folder, reported
+from purifiers.equipment import OnFit, untold
 from purifiers.train_head import Arrays, Rows, batches
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class Encoder:
         most = getattr(self.model.config, "max_position_embeddings", None) or self.settings.length
         return int(min(self.settings.length, most, self.tokenizer.model_max_length))
 
-    def vectors(self, texts: Sequence[str], batch: int = 32) -> npt.NDArray[np.float32]:
-        """(N, D) vectors, texts of about equal length together."""
+    def vectors(self, texts: Sequence[str], on_fit: OnFit = untold, batch: int = 32) -> npt.NDArray[np.float32]:
+        """(N, D) vectors, texts of about equal length together; ``on_fit`` is told how many are done."""
         import torch
 
         self.model.eval()
@@ -150,14 +150,18 @@ class Encoder:
             for start in range(0, len(order), batch):
                 part = order[start : start + batch]
                 found[part] = self([texts[i] for i in part]).cpu().numpy()
+                on_fit(start + len(part), len(order), EMBEDDING)
         return found
 
 
 def encoder_of(
-    name: str, settings: FineTuning | None, state: Mapping[str, npt.NDArray[Any]]
+    name: str, settings: FineTuning | None, state: Mapping[str, npt.NDArray[Any]], on_fit: OnFit
 ) -> Callable[[Sequence[str]], Vectors]:
     """What turns a fitted router's texts into (N, D) vectors: a frozen encoder, or the one that it fine-tuned."""
-    return Encoder.restored(state, settings).vectors if settings else lambda texts: embed(texts, name)
+    if settings is None:
+        return lambda texts: embed(texts, name, on_fit)
+    encoder = Encoder.restored(state, settings)
+    return lambda texts: encoder.vectors(texts, on_fit)
 
 
 @dataclass(frozen=True)

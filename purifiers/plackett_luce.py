@@ -69,7 +69,7 @@ class PlackettLuce(Purifier):
             outcomes = corpus.correct
             tells = (outcomes == 1).any(axis=1) & (outcomes == 0).any(axis=1)
         rows = np.flatnonzero(tells)
-        vectors = embed(corpus.take(rows).question_texts(), self.encoder)
+        vectors = embed(corpus.take(rows).question_texts(), self.encoder, self.equipment.on_fit)
         return self.restore({"vectors": vectors, "outcomes": outcomes[rows]}, corpus.teachers)
 
     def score(self, corpus: Corpus) -> Scores:
@@ -83,7 +83,7 @@ class PlackettLuce(Purifier):
 
     def rank(self, questions: list[str]) -> Floats:
         """(Q, T) xi of every fitted teacher for each question text."""
-        vectors = embed(questions, self.encoder)
+        vectors = embed(questions, self.encoder, self.equipment.on_fit)
         blocks = [self._rank_block(vectors[i : i + BLOCK]) for i in range(0, len(vectors), BLOCK)]
         return np.concatenate(blocks) if blocks else np.zeros((0, len(self._teachers)))
 

@@ -30,6 +30,7 @@ from schemas.tables import CALLS, SPLITS
 from schemas.workspace import told_disk_errors
 
 if TYPE_CHECKING:
+    from purifiers.equipment import OnFit
     from schemas.workspace import Workspace
 
 FOLDS = 5
@@ -55,28 +56,29 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
         return purifier, purifier.purify(shown(corpus, purifier))
     fold = fold_of(corpus.take(train), folds, seed)
     judged_apart = [train[fold == k] for k in range(folds) if (fold == k).any()]
-    fitted = fit(_told_as(purifier, f"fit 1 of {1 + len(judged_apart)}"), corpus)
+    on_fit = purifier.equipment.on_fit
+    fitted = fit(_telling(purifier, f"fit 1 of {1 + len(judged_apart)}", on_fit), corpus)
     parts = [(others, fitted)] if len(others) else []
     for k, judged in enumerate(judged_apart, start=2):
-        one = _told_as(purifier, f"fit {k} of {1 + len(judged_apart)}")
+        one = _telling(purifier, f"fit {k} of {1 + len(judged_apart)}", on_fit)
         parts.append((judged, fit(one, corpus.take(np.setdiff1d(train, judged)))))
     seen, kept, start = shown(corpus, purifier), [], 0
-    for rows, judge in parts:
+    for k, (rows, judge) in enumerate(parts, start=1):
         end = start + len(rows)
+        one = _telling(judge, f"choice {k} of {len(parts)}", on_fit)
         with asker.part(start / len(corpus), end / len(corpus)) if asker else nullcontext():
-            kept.append((rows, judge.purify(seen.take(rows))))
+            kept.append((rows, one.purify(seen.take(rows))))
         start = end
     return fitted, merge(len(corpus), kept)
 
 
-def _told_as(purifier: Purifier, which: str) -> Purifier:
-    """The purifier, whose fit says which of several it is."""
-    equipment = purifier.equipment
+def _telling(purifier: Purifier, which: str, on_fit: OnFit) -> Purifier:
+    """The purifier, which says of its fit or choice which of several it is."""
 
-    def on_fit(done: int, total: int, facts: str) -> None:
-        equipment.on_fit(done, total, f"{which}  {facts}")
+    def told(done: int, total: int, facts: str) -> None:
+        on_fit(done, total, f"{which}  {facts}")
 
-    return purifier.equipped(replace(equipment, on_fit=on_fit))
+    return purifier.equipped(replace(purifier.equipment, on_fit=told))
 
 
 def fit(purifier: Purifier, corpus: Corpus) -> Purifier:

@@ -69,7 +69,7 @@ class Similarity(Purifier):
     def _frozen(self, corpus: Corpus) -> Arrays:
         import torch
 
-        vectors = embed(corpus.question_texts(), self.encoder)
+        vectors = embed(corpus.question_texts(), self.encoder, self.equipment.on_fit)
         seed, x = self.training.seed, torch.from_numpy(vectors)
         rng = np.random.default_rng(seed)
         start = {
@@ -86,7 +86,7 @@ class Similarity(Purifier):
     def _tuned(self, corpus: Corpus) -> Arrays:
         settings, texts = self.fine_tune or FineTuning(), corpus.question_texts()
         encoder, rng = Encoder.load(self.encoder, settings), np.random.default_rng(settings.seed)
-        vectors = encoder.vectors(texts)
+        vectors = encoder.vectors(texts, self.equipment.on_fit)
         start = {"teachers": _start(rng, len(corpus.teachers), vectors.shape[1])}
         loss = self._loss(corpus, clusters_of(vectors, self.clusters, settings.seed), rng)
         rows = hold_out(corpus, settings.held_out, settings.seed)
@@ -107,7 +107,7 @@ class Similarity(Purifier):
 
     def score(self, corpus: Corpus) -> Scores:
         """Cosine over temperature; a teacher that was not there at the fit has none, and is not chosen."""
-        encode = encoder_of(self.encoder, self.fine_tune, self._learned)
+        encode = encoder_of(self.encoder, self.fine_tune, self._learned, self.equipment.on_fit)
         return by_blocks(lambda part: self._score(part, encode(part.question_texts())), corpus)
 
     def _score(self, corpus: Corpus, vectors: Vectors) -> Scores:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from purifiers.audit import SAYS_ANSWER
-from purifiers.equipment import Losses, Student
+from purifiers.equipment import Losses, OnFit, Student, untold
 from schemas.corpus import UNREAD, Corpus
 from schemas.layout import EXPLAIN, PREDICT
 
@@ -21,6 +21,7 @@ Rows = npt.NDArray[np.int64]
 
 BLOCK = 256
 """Pairs handed to a student at a time, for those that keep everything in memory."""
+ASKING = "asking the student"
 SURE = 0.5
 """Certainty of gold from which a student that has no options to choose from counts as right."""
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -73,41 +74,47 @@ def rationale_losses(student: Student, questions: Sequence[str], rationales: Seq
     return _in_blocks(student.loss, prompts, rationales)
 
 
-def certainty(student: Student, prompts: Sequence[str], golds: Sequence[str]) -> Floats:
+def certainty(student: Student, prompts: Sequence[str], golds: Sequence[str], on_fit: OnFit = untold) -> Floats:
     """(N,) geometric mean of the probabilities of gold's tokens, in 0..1: exp(-loss)."""
-    return np.asarray(np.exp(-_in_blocks(student.loss, prompts, golds)))
+    return np.asarray(np.exp(-_in_blocks(student.loss, prompts, golds, on_fit)))
 
 
 def option_certainty(
-    student: Student, prompts: Sequence[str], golds: Sequence[str], options: Sequence[Sequence[str]]
+    student: Student,
+    prompts: Sequence[str],
+    golds: Sequence[str],
+    options: Sequence[Sequence[str]],
+    on_fit: OnFit = untold,
 ) -> Floats:
     """(N,) probability of gold among the options' texts, in 0..1; where there are no options, as `certainty`.
 
     P(gold) = exp(log p(gold)) / sum over options of exp(log p(option)), whole texts.
     """
-    chance, _ = _among_options(student, prompts, golds, options)
-    open_ = np.flatnonzero(np.isnan(chance))
-    chance[open_] = certainty(student, [prompts[i] for i in open_.tolist()], [golds[i] for i in open_.tolist()])
-    return chance
+    return _certainties(student, prompts, golds, options, on_fit)[0]
 
 
 def answers_right(
-    student: Student, prompts: Sequence[str], golds: Sequence[str], options: Sequence[Sequence[str]]
+    student: Student,
+    prompts: Sequence[str],
+    golds: Sequence[str],
+    options: Sequence[Sequence[str]],
+    on_fit: OnFit = untold,
 ) -> npt.NDArray[np.bool_]:
     """(N,) whether gold is the option most probable to the student; without options, whether it is `SURE` of gold."""
-    chance, is_top = _among_options(student, prompts, golds, options)
-    open_ = np.flatnonzero(np.isnan(chance))
-    is_top[open_] = certainty(student, [prompts[i] for i in open_.tolist()], [golds[i] for i in open_.tolist()]) >= SURE
-    return is_top
+    return _certainties(student, prompts, golds, options, on_fit)[1]
 
 
-def _among_options(
-    student: Student, prompts: Sequence[str], golds: Sequence[str], options: Sequence[Sequence[str]]
+def _certainties(
+    student: Student,
+    prompts: Sequence[str],
+    golds: Sequence[str],
+    options: Sequence[Sequence[str]],
+    on_fit: OnFit,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(N,) probability of gold among two or more options, NaN where there are fewer, and (N,) whether it is highest."""
+    """(N,) probability of gold among two or more options, and (N,) whether it is highest; else `certainty`, `SURE`."""
     chance, is_top = np.full(len(prompts), np.nan), np.zeros(len(prompts), np.bool_)
     pairs = [(i, text) for i, texts in enumerate(options) if len(texts) > 1 for text in texts]
-    logs = _in_blocks(student.logprob, [prompts[i] for i, _ in pairs], [text for _, text in pairs])
+    logs = _in_blocks(student.logprob, [prompts[i] for i, _ in pairs], [text for _, text in pairs], on_fit)
     start = 0
     for i, texts in enumerate(options):
         if len(texts) > 1:
@@ -117,11 +124,22 @@ def _among_options(
             gold = np.array([text == golds[i] for text in texts])
             chance[i] = weight[gold].sum() / weight.sum()
             is_top[i] = bool(gold[mine.argmax()])
+    open_ = np.flatnonzero(np.isnan(chance))
+    rest = open_.tolist()
+    chance[open_] = certainty(student, [prompts[i] for i in rest], [golds[i] for i in rest], on_fit)
+    is_top[open_] = chance[open_] >= SURE
     return chance, is_top
 
 
 def _in_blocks(
-    ask: Callable[[Sequence[str], Sequence[str]], Losses], prompts: Sequence[str], targets: Sequence[str]
+    ask: Callable[[Sequence[str], Sequence[str]], Losses],
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    on_fit: OnFit = untold,
 ) -> Floats:
-    parts = [ask(prompts[i : i + BLOCK], targets[i : i + BLOCK]) for i in range(0, len(prompts), BLOCK)]
+    parts = []
+    for i in range(0, len(prompts), BLOCK):
+        on_fit(i, len(prompts), ASKING)
+        parts.append(ask(prompts[i : i + BLOCK], targets[i : i + BLOCK]))
+        on_fit(i + len(parts[-1]), len(prompts), ASKING)
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)

@@ -135,14 +135,15 @@ class TeacherSelection(Purifier):
 
     def _states(self, corpus: Corpus) -> States:
         """(Q, T, 2 D) raw states; see the module."""
-        question = embed(corpus.question_texts(), self.encoder)
+        question = embed(corpus.question_texts(), self.encoder, self.equipment.on_fit)
         row, column = np.nonzero(corpus.usable)
         right = self._right(corpus)[row, column]
         width = question.shape[1]
         states = np.zeros((*corpus.usable.shape, 2 * width), np.float32)
         states[:, :, :width] = question[:, None]
         if len(row):
-            states[row, column, width:] = embed(corpus.rationale_texts(row, column), self.encoder) * right[:, None]
+            vectors = embed(corpus.rationale_texts(row, column), self.encoder, self.equipment.on_fit)
+            states[row, column, width:] = vectors * right[:, None]
         return states
 
     def _right(self, corpus: Corpus) -> States:

@@ -9,7 +9,7 @@ is explained. Here each labelled question has the utility of its best rationale.
 trainer learns their answer alone: with a reason of its own where u < 0, where no rationale of it helps.
 
 The threshold is that of the train questions seen by `fit`, so that one question's fate does not hang on which others
-are judged beside it.
+are judged beside it; a student that is warmed up has seen these, too, and gains less there than where it has not.
 
 Where we depart: utilities are the student's own, not a teacher's guess at them from a few examples.
 """
@@ -39,7 +39,7 @@ class Utility(Comprehension):
     def fit(self, corpus: Corpus) -> Self:
         """Find the utility that the budget asks for, beside what `Comprehension.fit` does."""
         copy = super().fit(corpus)
-        best = _best(self.gains(corpus.take(np.flatnonzero(corpus.labelled))))
+        best = _best(copy.gains(corpus.take(np.flatnonzero(corpus.labelled))))
         known = best[~np.isnan(best)]
         least = float(np.quantile(known, 1 - self.budget)) if len(known) and self.budget < 1 else -np.inf
         copy._learned = {"least": np.array([least])}

@@ -129,7 +129,7 @@ class Verified(Purifier):
 
     def _typical(self, corpus: Corpus, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         row, column = np.nonzero(right)
-        vectors = embed(corpus.rationale_texts(row, column), self.encoder or DEFAULT_ENCODER)
+        vectors = embed(corpus.rationale_texts(row, column), self.encoder or DEFAULT_ENCODER, self.equipment.on_fit)
         grid = np.zeros(right.shape)
         grid[row, column] = typicality(vectors, row)
         return grid

@@ -43,6 +43,7 @@ from schemas.workspace import Workspace, told_disk_errors
 
 if TYPE_CHECKING:
     from builders.asker import Asker
+    from purifiers.equipment import OnFit
 
 OnCell = Callable[[int, int, str, float | None], None]
 """Called with cells done, cells in all, what is under way, and the seconds left (None: unknown)."""
@@ -256,10 +257,10 @@ def _train(  # noqa: PLR0913  the last by name only
         waiting = iter(missing)
         while True:
             while len(running) < jobs and (cell := next(waiting, None)) is not None:
-                if on_cell:
-                    on_cell(len(store.grid.cells) - left, len(store.grid.cells), cell.label, choices.seconds_left(left))
+                tell = _telling(on_cell, len(store.grid.cells), left, cell, choices.seconds_left(left))
+                tell(0, 0, "")
                 try:
-                    running[submit(train_cell, work, cell, choices.of(cell))] = cell
+                    running[submit(train_cell, work, cell, choices.of(cell, tell))] = cell
                 except RaffinateError as error:
                     left -= 1
                     yield cell, error, left
@@ -276,6 +277,16 @@ def _train(  # noqa: PLR0913  the last by name only
                     "a training process died, most likely for want of memory: use fewer --jobs, or a smaller student; "
                     "finished cells are kept"
                 ) from None
+
+
+def _telling(on_cell: OnCell | None, total: int, left: int, cell: Cell, seconds: float | None) -> OnFit:
+    """Tells that a cell is under way, and how far its method is with fitting and choosing, where that is known."""
+
+    def told(done: int, of: int, facts: str) -> None:
+        if on_cell:
+            on_cell(total - left, total, f"{cell.label}: {done:,} of {of:,}  {facts}" if of else cell.label, seconds)
+
+    return told
 
 
 def _outcome(future: Any) -> Outcome:
@@ -343,7 +354,7 @@ class _Choices:
         done = self.asked - 1
         return None if done < 3 else (time.monotonic() - self.started) / done * left
 
-    def of(self, cell: Cell) -> Found | None:
+    def of(self, cell: Cell, on_fit: OnFit) -> Found | None:
         """The rationales of a cell; None where the student itself reads them: fine-tuning, teachers, keep-all."""
         self.asked += 1
         if cell.method in (FINE_TUNING, KEEP_ALL) or cell.method.startswith(ONE_TEACHER):
@@ -352,7 +363,8 @@ class _Choices:
         file = self.store.choice_file(purifier, cell)
         if file.is_file():
             return Found.read(file)
-        found = choose(self.work, purifier, cell, self.corpus.with_teachers(cell.teachers), self.asker)
+        corpus = self.corpus.with_teachers(cell.teachers)
+        found = choose(self.work, purifier, cell, corpus, self.asker, on_fit=on_fit)
         with told_disk_errors(file.parent):
             found.write(file)
         return found

@@ -21,6 +21,7 @@ from distill.spec import StudentSpec, Training
 from distill.students import student_rows
 from distill.train import train
 from purifiers.base import Purifier, Signal
+from purifiers.equipment import OnFit, untold
 from purifiers.run import purify
 from raffinate.distilling import test_sets
 from raffinate.equip import equip
@@ -123,7 +124,9 @@ class Found:
         return cls(**orjson.loads(file.read_bytes()))
 
 
-def choose(work: Work, purifier: Purifier, cell: Cell, corpus: Corpus, asker: Asker | None) -> Found:
+def choose(  # noqa: PLR0913  the last by name only
+    work: Work, purifier: Purifier, cell: Cell, corpus: Corpus, asker: Asker | None, *, on_fit: OnFit = untold
+) -> Found:
     """Let a method choose among the cell's teachers, refitted on their responses alone; keep the train questions.
 
     Args:
@@ -132,8 +135,9 @@ def choose(work: Work, purifier: Purifier, cell: Cell, corpus: Corpus, asker: As
         cell: its student is handed to a method that needs one.
         corpus: of the cell's teachers.
         asker: for a method that asks teachers or judges.
+        on_fit: told how far fitting and choosing are.
     """
-    ready = equip(purifier, asker, Path(work.workspace))
+    ready = equip(purifier, asker, Path(work.workspace), on_fit=on_fit)
     if Signal.STUDENT in purifier.looks_at:
         ready = ready.equipped(replace(ready.equipment, student=_student(work, cell)))
     started = time.perf_counter()

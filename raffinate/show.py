@@ -127,14 +127,14 @@ class BuildProgress:
             err.print(f"{done:,} of {total:,} students: {label}{eta}", markup=False)
 
     def fit(self, done: int, total: int, facts: str) -> None:
-        """Take how far a fit is, as `purifiers.equipment.OnFit`."""
+        """Take how far a fit or a choice is, as `purifiers.equipment.OnFit`."""
         if err.is_terminal:
             if "fit" not in self._tasks:
-                self._tasks["fit"] = self._bars.add_task("fitting", total=total, facts="")
+                self._tasks["fit"] = self._bars.add_task("at work", total=total, facts="")
             self._bars.update(self._tasks["fit"], completed=done, total=total, facts=facts)
         elif time.monotonic() - self._told > QUIET_SECONDS:
             self._told = time.monotonic()
-            err.print(f"fitting: {done:,} of {total:,}  {facts}", markup=False)
+            err.print(f"at work: {done:,} of {total:,}  {facts}", markup=False)
 
     def _draw(self, snapshot: Snapshot) -> None:
         for teacher in snapshot.teachers:

@@ -213,7 +213,7 @@ def test_a_long_fit_tells_how_far_it_is_and_what_ctrl_c_costs(
     ran = cli("purify", made.path, "--method", "majority,patient")
     assert ran.code == 130 and made.methods() == ["majority"]
     *_, first, second, third, error = ran.err.splitlines()
-    assert (first, third) == ("fitting: 1 of 3  fit 1 of 5  loss 1.00", "fitting: 3 of 3  fit 1 of 5  loss 0.33")
+    assert (first, third) == ("at work: 1 of 3  fit 1 of 5  loss 1.00", "at work: 3 of 3  fit 1 of 5  loss 0.33")
     assert error.startswith("error: interrupted while patient was fitted: a fit starts again") and "2 of 3" in second
 
 

@@ -230,6 +230,40 @@ def test_a_subset_is_refitted_without_its_other_teachers_and_out_of_fold(workspa
         assert any(fitted == train - judged for _, _, fitted in FITTED), "out of fold"
 
 
+def test_methods_that_look_at_a_student_are_handed_the_one_they_teach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "vectors"))
+    monkeypatch.setattr("purifiers.encoder._encode", lambda texts, _: np.ones((len(texts), 4), np.float32) / 2)
+    workspace = make_workspace(tmp_path / "ws", 30, methods=False)
+    told: list[str] = []
+    settings = TINY | {"comprehension.warm_up": 1, "teacher-selection.rounds": 1}
+    asked = small(workspace, ("comprehension", "teacher-selection"), sets="all", seeds=[0], settings=settings,
+                  on_cell=lambda *now: told.append(now[2]))  # fmt: skip
+    assert (asked["cells"], asked["failed"]) == (2, {})
+    rights = {m["method"]: m["kept_right"] for m in asked["sections"][0]["methods"]}
+    assert rights["comprehension"] == 1.0, "it saw gold of train"
+    whose = "of 3 teachers, multitask, seed 0: "
+    assert any(t.startswith(f"comprehension {whose}18 of 18  fit 1 of 6  warming the student up, loss") for t in told)
+    assert any(t.startswith(f"teacher-selection {whose}") and "teaching the student, loss" in t for t in told)
+
+
+def test_questions_from_elsewhere_have_a_column_of_their_own(cli: Cli, workspace: Workspace, tmp_path: Path) -> None:
+    other = make_workspace(tmp_path / "others", 20, seed=5, methods=False)
+    given = [f"--set={key}={value}" for key, value in TINY.items()]
+    command = ("compare", workspace.path, "--methods", "fine-tuning,majority", "--teacher-sets", "all", "--seeds", "1",
+               "--students", "tiny-causal", *given, "--eval", other.path)  # fmt: skip
+    ran = cli(*command, "--json")
+    assert ran.code == 0, ran.err
+    (section,) = ran.json["sections"]
+    assert (section["dataset"], section["elsewhere"]) == ("sums", ["sums (others)"])
+    tested = query(workspace, "SELECT eval_dataset, n, accuracy FROM students WHERE eval_dataset LIKE '%others%'")
+    assert {(row["eval_dataset"], row["n"]) for row in tested.to_pylist()} == {("sums (others)", 4)}
+    means = {m["accuracy"]["sums (others)"]["mean"] for m in section["methods"]}
+    assert means == {row["accuracy"] for row in tested.to_pylist()}
+    assert "sums (others)" in cli(*command, "--show").out
+
+
 def test_pictures(found: dict[str, Any], tmp_path: Path) -> None:
     files = write_pictures(found, tmp_path)
     assert [f.name.split("-")[0] for f in files] == ["curve", "cmv"]

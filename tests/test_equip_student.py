@@ -53,6 +53,24 @@ def test_the_command_takes_a_model_or_a_folder(cli: Cli, tmp_path: Path):
     assert ran.code == 0 and [row["method"] for row in ran.json] == ["utility", "majority"]
 
 
+def test_a_long_choice_tells_how_far_it_is(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workspace = make_workspace(tmp_path / "ws", 30, methods=False)
+    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "none yet"))
+    monkeypatch.setattr("purifiers.encoder._encode", lambda texts, _: np.ones((len(texts), 4), np.float32) / 2)
+    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
+    ran = cli("purify", workspace.path, "--method", "comprehension,plackett-luce", "--student", "tiny-causal",
+              "--set", "comprehension.warm_up=1")  # fmt: skip
+    assert ran.code == 0, ran.err
+    told = [line for line in ran.err.splitlines() if line.startswith("at work: ")]
+    warm, asked, read = (
+        [line for line in told if what in line] for what in ("warming the student up", "asking", "embedding")
+    )
+    assert warm[0].startswith("at work: 18 of 18  fit 1 of 6  warming the student up, loss ")
+    assert asked[0].startswith("at work: 0 of ") and asked[0].endswith("choice 2 of 6  asking the student")
+    assert len({line.split("choice ")[1] for line in asked}) == 5, "train questions of each fold; test has no gold"
+    assert read[0].endswith("fit 1 of 6  embedding texts") and read[-1].split()[2] == read[-1].split()[4]
+
+
 def test_what_does_not_fit_is_told_in_one_sentence(cli: Cli, tmp_path: Path):
     path = make_workspace(tmp_path / "ws", 10, methods=False).path
     ran = cli("purify", path, "--method", "comprehension")

@@ -15,7 +15,7 @@ from purifiers.comprehension import KNOWS_IT, Comprehension
 from purifiers.equipment import Equipment
 from purifiers.gold_first import NOBODY_RIGHT
 from purifiers.run import fit, publish, purify
-from purifiers.store import load
+from purifiers.store import load, save
 from purifiers.student_tasks import answers_right, certainty, option_certainty, without_conclusion
 from purifiers.utility import HARMS, Utility
 from schemas.corpus import Corpus
@@ -116,6 +116,38 @@ def test_what_the_student_said_is_not_asked_again(workspace: Workspace):
     labelled = 44
     pairs = 3 * labelled - 3 - 11  # the last has no right teacher, beta is wrong on every fourth
     assert one.asked == 4 * (pairs + labelled - 1), "each right rationale once, and nothing, over four options"
+
+
+class Pupil(TableStudent):
+    """The more it was taught, the surer a rationale makes it; it keeps its copies in ``made``."""
+
+    def __init__(self, made: list[Pupil]) -> None:
+        super().__init__(lambda prompt, _: 3.0 - ("adds" in prompt) * len(self.taught) / 100)
+        self.made = made
+
+    def fresh(self, seed: int) -> Pupil:
+        self.made.append(Pupil(self.made))
+        return self.made[-1]
+
+
+@pytest.mark.parametrize("method", [Comprehension(warm_up=2), Utility(warm_up=2)], ids=["comprehension", "utility"])
+def test_a_student_is_warmed_up_apart_for_each_fold_on_its_train_questions(
+    workspace: Workspace, tmp_path: Path, method: Comprehension
+):
+    corpus, one = Corpus.of(workspace), Pupil([])
+    fitted, kept = purify(method.model_copy(update={"options": False}).equipped(Equipment(student=one)), corpus)
+    assert not one.taught and len(one.made) == 6, "the one that it was handed stays as it is"
+    assert len(one.made[0].taught) == 2 * 2 * 43, "two passes, alone and with a rationale, where a teacher was right"
+    prompts = [prompt for prompt, *_ in one.made[0].taught]
+    assert sum("adds up." in p for p in prompts) == len(prompts) / 2 and not any("The answer is" in p for p in prompts)
+    train, texts = corpus.rows("train"), corpus.question_texts()
+    for row in train[corpus.labelled[train] & (kept.teacher[train] >= 0)]:
+        (judge,) = [p for p in one.made[1:] if not any(texts[row] in prompt for prompt, *_ in p.taught)]
+        assert kept.score[row] == pytest.approx(np.exp(len(judge.taught) / 100 - 3) - np.exp(-3), rel=1e-5)
+
+    save(fitted, tmp_path / "saved")
+    with pytest.raises(InputError, match=f"{method.name} warmed a student up when it was fitted, which is not saved"):
+        load(tmp_path / "saved").equipped(Equipment(student=one)).score(corpus)
 
 
 def test_where_wrong_leaves_out_what_the_student_knows(workspace: Workspace):

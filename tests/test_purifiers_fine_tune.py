@@ -109,6 +109,9 @@ def test_a_training_says_how_far_it_is(tiny: Path, which: int):
     told: list[tuple[int, int, str]] = []
     settings = FineTuning(epochs=3, patience=3, batch=8, rate=1e-3)
     fit(methods(tiny, settings)[which].equipped(Equipment(on_fit=lambda *now: told.append(now))), specialists(48))
+    read = [now for now in told if now[2] == "embedding texts"]
+    assert [done for done, *_ in read] == [32, 48] * which, "the questions' vectors, for the clusters"
+    told = told[len(read) :]
     steps = told[-1][1]
     assert [done for done, _, _ in told] == list(range(1, steps + 1)) and steps % 3 == 0
     assert all(facts.startswith("loss ") for *_, facts in told)

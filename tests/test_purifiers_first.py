@@ -331,6 +331,7 @@ def test_an_encoder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, t
         fit(PlackettLuce(encoder=str(tmp_path / "nowhere")), specialists(8))
     monkeypatch.setattr(encoder, "find_spec", lambda _: None)
     encoder.load_encoder.cache_clear()
+    encoder._fast.cache_clear()
     with pytest.raises(MissingExtraError, match=r"raffinate\[routers\]"):
         fit(PlackettLuce(), specialists(8, seed=77))
 
@@ -344,9 +345,13 @@ def test_vectors_are_kept_on_disk_and_computed_once(monkeypatch: pytest.MonkeyPa
         return hashed(texts, name)
 
     monkeypatch.setattr(encoder, "_encode", counting)
-    first = encoder.embed(["one", "two", "one"])
+    told: list[tuple[int, int, str]] = []
+    first = encoder.embed(["one", "two", "one"], on_fit=lambda *now: told.append(now))
+    assert told == [(0, 2, "embedding texts"), (2, 2, "embedding texts")]
     assert sorted(asked) == ["one", "two"] and np.array_equal(first[0], first[2])
     assert np.array_equal(encoder.embed(["two", "three"])[0], first[1]) and sorted(asked) == ["one", "three", "two"]
+    encoder.embed(["one", "three"], on_fit=lambda *now: told.append(now))
+    assert len(told) == 2, "there is nothing to wait for"
     encoder.embed(["one"], "another")
     assert asked.count("one") == 2
     assert encoder.embed([]).shape == (0, 0)
@@ -358,6 +363,7 @@ def test_the_real_encoder_knows_what_is_alike(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path))
     encoder.load_encoder.cache_clear()
+    encoder._fast.cache_clear()
     texts = ["How many legs has a spider?", "What is the number of a spider's legs?", "Who wrote Faust?"]
     vectors = encoder.embed(texts)
     exact = encoder.load_encoder(encoder.DEFAULT_ENCODER).encode(texts, normalize_embeddings=True)

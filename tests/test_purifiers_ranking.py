@@ -96,7 +96,9 @@ def test_the_share_of_right_samples_ranks_teachers_that_one_answer_cannot_tell_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Alpha is right three times of three, beta twice: by the vote both are right on every question."""
-    monkeypatch.setattr("purifiers.plackett_luce.embed", lambda texts, _: np.ones((len(texts), 2), np.float32) / 2**0.5)
+    monkeypatch.setattr(
+        "purifiers.plackett_luce.embed", lambda texts, *_: np.ones((len(texts), 2), np.float32) / 2**0.5
+    )
     rng = random.Random(0)
     questions = [question_row(i, "train" if i < 20 else "test", rng) for i in range(24)]
     answers = {

@@ -50,6 +50,6 @@ def test_among_right_rationales_the_odd_one_is_left(
             answers[t][i] = response_row(q, t, True, rationale=f"The two shelves add up to {gold[q['question_id']]}.")
     corpus = Corpus.of(write_workspace(tmp_path / "ws", questions, answers))
     seen = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
-    monkeypatch.setattr("purifiers.verified.embed", lambda texts, encoder: seen[[int("guess" in t) for t in texts]])
+    monkeypatch.setattr("purifiers.verified.embed", lambda texts, *_: seen[[int("guess" in t) for t in texts]])
     _, kept = purify(Verified(encoder=encoder), corpus)
     assert (kept.teacher != corpus.teachers.index("alpha")).all()

@@ -54,6 +54,8 @@ class World:
 
 
 WORLDS = {"own-mistakes": World(), "few-labels": World(labelled=0.25), "same-mistakes": World(0.3, "one")}
+READING = 8
+"""Passes over train in which a student learns to read rationales before `comprehension` and `utility` ask it."""
 STUDENT = {
     "width": 96,
     "heads": 12,
@@ -85,6 +87,12 @@ PARTS = {
     "routers": Part("own-mistakes", ("random", "plackett-luce", "similarity", "classifier"), ALL),
     "equal-tokens": Part("own-mistakes", ("keep-all",), ALL, settings={"batch_size": 8}),
     "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
+    "students-in-the-loop": Part(
+        "own-mistakes",
+        ("keep-all", "gold-first", "teacher-selection", "comprehension", "utility"),
+        ALL,
+        settings={"comprehension.warm_up": READING, "utility.warm_up": READING},
+    ),
     "multitask": Part(
         "own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "gold-first"), f"ada,{ALL}", "multitask"
     ),

@@ -58,11 +58,17 @@ class Comprehension(Purifier):
     signals = frozenset({Signal.GOLD, Signal.STUDENT, Signal.ANSWERS, Signal.QUESTION, Signal.RATIONALES})
     learns = True
 
-    right_only: bool = Field(True, description="only rationales whose teacher reached gold")
-    where_wrong: bool = Field(False, description="reject questions that the student answers without a rationale")
-    options: bool = Field(False, description="probability among the options; off: of gold's tokens, fewer passes")
-    warm_up: int = Field(0, ge=0, description="passes over train in which a fresh student learns to read rationales")
-    seed: int = Field(0, description="of the warm-up")
+    right_only: bool = Field(default=True, description="only rationales whose teacher reached gold")
+    where_wrong: bool = Field(
+        default=False, description="reject questions that the student answers without a rationale"
+    )
+    options: bool = Field(
+        default=False, description="probability among the options; off: of gold's tokens, fewer passes"
+    )
+    warm_up: int = Field(
+        default=0, ge=0, description="passes over train in which a fresh student learns to read rationales"
+    )
+    seed: int = Field(default=0, description="of the warm-up")
 
     _consensus: Consensus = PrivateAttr(default_factory=lambda: Consensus())  # noqa: PLW0108
     _seen: dict[bytes, float] = PrivateAttr(default_factory=dict)

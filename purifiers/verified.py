@@ -2,7 +2,8 @@
 
 Among right rationales the most typical one is kept: the one whose vector is closest to the mean of the right ones (one
 that reached gold by an odd way, or by luck, stands apart). With ``encoder`` null it is the one whose words support the
-answer best, which needs no model.
+answer best, which needs no model; with ``by_gain``, which needs a student, the one from which it gains most
+(`purifiers.comprehension`).
 
 A labelled train question that nobody got right is rejected, unless ``judge`` names somebody to ask again with the gold
 answer shown (rationalisation, as in STaR, arXiv 2203.14465). Such a rationale is kept if it concludes in gold and does
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +27,7 @@ from builders.read_answer import grade, read_answer
 from purifiers.asking import asker_of
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import accuracy
+from purifiers.comprehension import Comprehension
 from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
 from purifiers.equipment import BEST
@@ -48,6 +51,7 @@ class Verified(Purifier):
     learns = True
 
     encoder: str | None = Field(DEFAULT_ENCODER, description="encoder of the rationales; null = choose by their words")
+    by_gain: bool = Field(False, description="choose by a student's gain in p(gold) from reading the rationale")
     threshold: float = Field(0.0, ge=0, le=1, description="without gold: reject below this probability")
     judge: str | None = Field(
         None,
@@ -67,18 +71,19 @@ class Verified(Purifier):
 
     @property
     def looks_at(self) -> frozenset[Signal]:
-        """An LLM, too, if one is asked."""
-        return self.signals | {Signal.LLM} if self.judge else self.signals
+        """An LLM or a student, too, if one is asked."""
+        asked = {Signal.LLM} if self.judge else set()
+        return self.signals | asked | ({Signal.STUDENT} if self.by_gain else set())
 
     def score(self, corpus: Corpus) -> Scores:
-        """Where gold is known: 1 plus the typicality of a right rationale, NaN for others; else the probability."""
+        """Where gold is known: 1 plus what a right rationale is worth, NaN for others; else the probability."""
         scores = self._consensus.score(corpus.hide_gold())
         labelled = np.flatnonzero(corpus.labelled)
         scores[labelled] = self._right_ones(corpus.take(labelled))
         return scores
 
     def purify(self, corpus: Corpus) -> Purified:
-        """Keep the most typical right rationale; see the class."""
+        """Keep the best right rationale; see the module."""
         kept = self._consensus.purify(corpus.hide_gold())
         labelled = np.flatnonzero(corpus.labelled)
         scores = self._right_ones(corpus.take(labelled))
@@ -117,15 +122,21 @@ class Verified(Purifier):
         return made, notes
 
     def _right_ones(self, corpus: Corpus) -> Scores:
-        """(Q, T) 1 + typicality (or support) of each right rationale, NaN elsewhere."""
+        """(Q, T) 1 + typicality, support or gain of each right rationale, NaN elsewhere."""
         right = corpus.usable & (corpus.correct == 1)
         several = np.flatnonzero(right.sum(axis=1) > 1)
         scores = np.where(right, 1.0, np.nan)
         if len(several):
             part = corpus.take(several)
-            own = own_support(read(part)) if self.encoder is None else self._typical(part, right[several])
-            scores[several] += own
+            scores[several] += self._worth(part, right[several])
         return scores.astype(np.float32)
+
+    def _worth(self, corpus: Corpus, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
+        """(Q, T) by what right rationales are told apart: gain, support or typicality."""
+        if self.by_gain:
+            student = replace(self.equipment, student=self.student)  # which says in our name that there is none
+            return Comprehension().equipped(student).gains(corpus)
+        return own_support(read(corpus)) if self.encoder is None else self._typical(corpus, right)
 
     def _typical(self, corpus: Corpus, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         row, column = np.nonzero(right)

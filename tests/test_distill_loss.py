@@ -91,6 +91,25 @@ def test_loss_is_the_formula(model: str, normalise: str, teachers: tuple[str, ..
 
 @BOTH
 @pytest.mark.parametrize("normalise", ["token", "sequence"])
+@pytest.mark.parametrize("objective", ["rationale-then-answer", "fine-tuning"])
+def test_loss_of_one_task_is_its_weighted_mean(model: str, normalise: str, objective: str) -> None:
+    student, encoder, weights = toy_student(model), toy_student(model).encoder, [0.5, 1.0, 1.5, 2.0]
+    examples = toy_examples().weighted(np.array(weights, np.float32))
+    targets = examples.completion
+    prompts = examples.prompt
+    if objective == "fine-tuning":
+        prompts, targets, weights = [PREDICT + p for p in prompts], examples.answer, [1.0] * 4
+    pairs = list(zip(encoder.prompts(prompts), encoder.targets(targets), strict=True))
+    nll = [nll_by_hand(student, prompt, target) for prompt, target in pairs]
+    lengths = [len(target) if normalise == "token" else 1 for _, target in pairs]
+    wanted = np.dot(weights, nll) / np.dot(weights, lengths)
+    training = Training(objective=objective, normalise=normalise)
+    rows = toy_rows(student, examples, objective)
+    assert loss_of(student, rows, training, (), 10**6) == pytest.approx(wanted, rel=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("normalise", ["token", "sequence"])
 def test_gradient_does_not_depend_on_the_passes(model: str, normalise: str) -> None:
     import torch
 

@@ -62,6 +62,16 @@ def test_same_seed_same_student(model: str) -> None:
 
 
 @BOTH
+def test_in_bfloat16_it_computes_about_the_same_and_keeps_its_weights(model: str) -> None:
+    plain, rough = (
+        train(toy_student(model), toy_examples(), SHORT.model_copy(update={"bf16": bf16})) for bf16 in (False, True)
+    )
+    assert plain.prediction_loss is not None and rough.prediction_loss is not None
+    assert plain.prediction_loss != rough.prediction_loss == pytest.approx(plain.prediction_loss, rel=0.05)
+    assert {str(w.dtype) for w in weights(rough.student).values()} == {"torch.float32"}
+
+
+@BOTH
 def test_interrupted_by_ctrl_c_it_goes_on_to_the_same_weights(model: str, tmp_path: Path) -> None:
     settings = Training(max_steps=8, batch_size=2, eval_every=3, learning_rate=1e-2)
     validation = toy_questions()

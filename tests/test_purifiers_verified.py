@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_cli import Cli
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
+from helpers_student import TableStudent
 
+from purifiers.equipment import Equipment
 from purifiers.run import purify
 from purifiers.store import load, save
 from purifiers.verified import Verified, typicality
@@ -53,3 +56,20 @@ def test_among_right_rationales_the_odd_one_is_left(
     monkeypatch.setattr("purifiers.verified.embed", lambda texts, *_: seen[[int("guess" in t) for t in texts]])
     _, kept = purify(Verified(encoder=encoder), corpus)
     assert (kept.teacher != corpus.teachers.index("alpha")).all()
+
+
+def test_with_a_student_the_right_rationale_that_helps_it_most_is_kept(cli: Cli, tmp_path: Path):
+    workspace = make_workspace(tmp_path / "ws", n=60, methods=False)
+    corpus = Corpus.of(workspace)
+    names, row = corpus.rationale_texts(*np.nonzero(corpus.usable)), np.nonzero(corpus.usable)[1]
+    assert all(name.startswith(corpus.teachers[t]) for name, t in zip(names, row.tolist(), strict=True))
+    helps = {"alpha": 0.1, "beta": 0.5, "gamma": 1.0}
+    reader = TableStudent(lambda prompt, _: 2.0 - sum(gain for t, gain in helps.items() if f"\n{t}" in prompt))
+    method = Verified(encoder=None, by_gain=True)
+    fitted, kept = purify(method.equipped(Equipment(student=reader)), corpus)
+    for r in corpus.rows("train"):
+        right = np.flatnonzero(corpus.correct[r] == 1)
+        assert kept.teacher[r] == (right.max() if len(right) else -1), "gamma helps most, then beta"
+    assert "student" in {signal.value for signal in fitted.looks_at}
+    ran = cli("purify", workspace.path, "--method", "verified", "--set", "verified.by_gain=true")
+    assert ran.code == 1 and "verified needs a student: give one with  --student" in ran.err

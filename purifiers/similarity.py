@@ -196,11 +196,11 @@ def pairs(cluster: npt.NDArray[np.int64], strangers: int, rng: np.random.Generat
 
 
 def clusters_of(vectors: npt.NDArray[np.float32], n: int, seed: int) -> npt.NDArray[np.int64]:
-    """(N,) cluster of each vector: k-means on the first `COMPONENTS` principal components."""
+    """(N,) cluster of each vector, at most ``n``: k-means on the first `COMPONENTS` principal components."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    n = min(n, len(vectors))
+    n = min(n, len(np.unique(vectors, axis=0)))  # equal questions make no clusters of their own
     if n < 2:
         return np.zeros(len(vectors), np.int64)
     reduced = PCA(min(COMPONENTS, *vectors.shape), random_state=seed).fit_transform(vectors)

@@ -1,0 +1,71 @@
+"""What every method that asks no LLM copes with: few or many teachers, missing responses, a late comer, the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_corpus import make_workspace
+from helpers_student import CountingStudent
+
+from purifiers.base import Purifier, Signal
+from purifiers.equipment import Equipment
+from purifiers.registry import METHODS, method
+from purifiers.run import fit, purify
+from purifiers.store import load, save
+from schemas.corpus import Corpus
+
+CHOOSERS = [name for name in METHODS if method(name).chooses and Signal.LLM not in method(name)().looks_at]
+STUDENT = Equipment(student=CountingStudent())
+
+
+def vectors(texts: list[str], _: str) -> np.ndarray:
+    """A stand-in for an encoder: the lengths of words, as directions."""
+    lengths = [np.bincount([len(word) % 8 for word in text.split()], minlength=8) for text in texts]
+    return np.array([v / max(np.linalg.norm(v), 1e-9) for v in lengths], np.float32).reshape(len(texts), 8)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    """Four teachers; delta answers every second question, gamma not the first ten, nobody the sixth."""
+    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "vectors"))
+    monkeypatch.setattr("purifiers.encoder._encode", vectors)
+    whole = Corpus.of(make_workspace(tmp_path / "ws", 50, ("alpha", "beta", "gamma", "delta"), methods=False))
+    whole.usable[1::2, 3] = False
+    whole.usable[:10, 2] = False
+    whole.usable[5] = False
+    return whole
+
+
+def check(purifier: Purifier, corpus: Corpus, unable: int) -> None:
+    """Every question is kept, with a usable rationale, or rejected; that of ``unable`` has none to keep."""
+    kept = purify(purifier, corpus, folds=2)[1] if purifier.learns else purifier.purify(corpus)
+    rows = np.flatnonzero(kept.teacher >= 0)
+    assert corpus.usable[rows, kept.teacher[rows]].all()
+    assert set(rows.tolist()) | set(kept.rejected) == set(range(len(corpus)))
+    assert unable in kept.rejected and not set(rows.tolist()) & set(kept.rejected)
+    assert len(rows) > len(corpus) / 3
+
+
+@pytest.mark.parametrize("name", CHOOSERS)
+def test_any_number_of_teachers_and_missing_responses(name: str, corpus: Corpus):
+    purifier = method(name)().equipped(STUDENT)
+    for teachers in (("alpha",), corpus.teachers):
+        check(purifier, corpus.with_teachers(teachers), 5)
+
+
+@pytest.mark.parametrize("name", CHOOSERS)
+def test_fitted_it_is_saved_without_pickle_and_judges_a_teacher_who_came_later(
+    name: str, corpus: Corpus, tmp_path: Path
+):
+    purifier, hidden = method(name)().equipped(STUDENT), corpus.hide_gold()
+    fitted = fit(purifier, corpus.with_teachers(["gamma", "alpha", "beta"])) if purifier.learns else purifier
+    save(fitted, tmp_path / "router")
+    assert {file.suffix for file in (tmp_path / "router").iterdir()} <= {".json", ".safetensors"}
+    again = load(tmp_path / "router").equipped(STUDENT)
+    kept, same = fitted.purify(hidden), again.purify(hidden)
+    np.testing.assert_array_equal(kept.teacher, same.teacher)
+    np.testing.assert_array_equal(kept.score, same.score)
+    rows = np.flatnonzero(kept.teacher >= 0)
+    assert hidden.usable[rows, kept.teacher[rows]].all() and len(rows) > len(corpus) / 3

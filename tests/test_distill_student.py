@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers_cli import Cli
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
@@ -18,8 +19,9 @@ from test_distill_loss import nll_by_hand
 
 from distill.evaluate import evaluate
 from distill.model import load_student, make_student
-from distill.one import judge
+from distill.one import distil, judge
 from distill.protocol import BatchStudent, student_for
+from distill.source import Published
 from distill.spec import StudentSpec, Training
 from purifiers.equipment import Student
 from schemas.database import query
@@ -169,6 +171,28 @@ def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
     (tuned,) = query(workspace, sql).to_pylist()
     assert tuned["prediction_loss"] > 0
     assert (tuned["rationale_loss"], tuned["rationale_tokens"]) == (None, 0), "it has read no rationale"
+
+
+def test_test_questions_judge_and_nothing_else(tmp_path: Path) -> None:
+    """With another gold on all test questions the same student is trained and kept, and is right where it was not."""
+    spec = StudentSpec(model="tiny-causal", width=16, layers=1, heads=2, vocabulary=400)
+    training = Training(max_steps=6, batch_size=4, eval_every=2, select_by="loss")
+    done = []
+    for name in ("sums", "turned"):
+        workspace = make_workspace(tmp_path / name, n=20)
+        if name == "turned":
+            (file,) = (workspace.path / "questions").glob("test*.parquet")
+            rows = pq.read_table(file)
+            turned = [{"A": "B", "B": "C", "C": "D", "D": "A"}[label] for label in rows["answer"].to_pylist()]
+            pq.write_table(rows.set_column(rows.column_names.index("answer"), "answer", [turned]), file)
+        done.append(distil(Published.open(workspace.path), "majority", spec, training))
+    one, other = done
+    ours, theirs = (found.trained.student.trainable() for found in done)
+    assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+    assert (one.trained.history, one.trained.kept_step) == (other.trained.history, other.trained.kept_step)
+    right, turned_right = (found.judged[0].likeliest for found in done)
+    assert right is not None and turned_right is not None and right.said == turned_right.said
+    assert not (right.right & turned_right.right).any()
 
 
 def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:

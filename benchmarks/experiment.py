@@ -88,16 +88,18 @@ PARTS = {
     "routers": Part("own-mistakes", ("random", "plackett-luce", "similarity", "classifier"), ALL),
     "equal-tokens": Part("own-mistakes", ("keep-all",), ALL, settings={"batch_size": 8}),
     "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
+    "multitask": Part(
+        "own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "gold-first"), f"ada,{ALL}", "multitask"
+    ),
     "students-in-the-loop": Part(
         "own-mistakes",
         ("keep-all", "gold-first", "teacher-selection", "comprehension", "utility"),
         ALL,
         settings={"comprehension.warm_up": READING, "utility.warm_up": READING},
     ),
-    "multitask": Part(
-        "own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "gold-first"), f"ada,{ALL}", "multitask"
-    ),
 }
+APART = ("students-in-the-loop",)
+"""Parts that are run where they are asked for: these methods train a student per fold before they choose."""
 QUICK = Part("own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first"), f"ada,ada+bo,{ALL}")
 
 
@@ -142,7 +144,8 @@ def _unlabelled(table: pa.Table, share: float) -> pa.Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("experiment"))
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of them, in this order (default: all)")
+    default = [name for name in PARTS if name not in APART]
+    parser.add_argument("--parts", default=",".join(default), help=f"of {', '.join(PARTS)}; default: all but the last")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, few methods and sets: minutes")

@@ -2,9 +2,10 @@
 
 Four simulated teachers, each an expert in one of the sandbox's four families of substances and often wrong by habit in
 the others, explain questions over HTTP; nested sets of one to four of them teach a student of a quarter million weights
-from scratch. Three worlds: every teacher has mistakes of its own (with gold on every train question, or on a quarter of
-them), or all share theirs, as models that read the same web may, and are wrong more often. Width, rate and steps were
-chosen on validation questions.
+from scratch. Worlds: every teacher has mistakes of its own (with gold on every train question, or on a quarter of
+them), or all share theirs, as models that read the same web may, and are wrong more often; there, a student explains
+and then answers. With pairs of substances it answers at once, and explains under another prefix. Width, rate and steps
+were chosen on validation questions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from builders.ask import Settings
 from builders.build import build
 from builders.prompt import Prompt
 from builders.sandbox import SandboxServer, SandboxTeacher, questions
-from builders.sandbox.mixtures import FAMILIES
+from builders.sandbox.mixtures import FAMILIES, mixture
 from builders.teacher import Teacher
 from raffinate import show
 from raffinate.compare_command import compare_students
@@ -36,7 +37,6 @@ NAMES = ("ada", "bo", "cy", "dee")
 ALL = "+".join(NAMES)
 EXPERT, HABIT = 0.95, 1.0
 """Share of right answers in a teacher's own family; share of mistakes in another that are made by habit."""
-TRAIN, VALIDATION, TEST = 800, 150, 300
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,28 @@ class World:
         elsewhere: share of right answers in the three families that are not a teacher's own.
         school: teachers of one school make the same mistakes in a family; without it each has its own.
         labelled: share of the train questions whose gold is known.
+        mixed: substances in a question, 3 or 2.
+        sizes: train, validation and test questions.
     """
 
     elsewhere: float = 0.45
     school: str | None = None
     labelled: float = 1.0
+    mixed: int = 3
+    sizes: tuple[int, int, int] = (800, 150, 300)
+
+    @property
+    def domains(self) -> list[str]:
+        """One per family."""
+        return [mixture(family, self.mixed).name for family in FAMILIES]
 
 
-WORLDS = {"own-mistakes": World(), "few-labels": World(labelled=0.25), "same-mistakes": World(0.3, "one")}
+WORLDS = {
+    "own-mistakes": World(),
+    "few-labels": World(labelled=0.25),
+    "same-mistakes": World(0.3, "one"),
+    "pairs": World(mixed=2, sizes=(200, 80, 160)),
+}
 READING = 8
 """Passes over train in which a student learns to read rationales before `comprehension` and `utility` ask it."""
 STUDENT = {
@@ -89,7 +103,10 @@ PARTS = {
     "equal-tokens": Part("own-mistakes", ("keep-all",), ALL, settings={"batch_size": 8}),
     "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
     "multitask": Part(
-        "own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "gold-first"), f"ada,{ALL}", "multitask"
+        "pairs",
+        ("fine-tuning", "teacher:*", *GROWING),
+        objective="multitask",
+        settings={"max_steps": 400, "eval_every": 50},
     ),
     "students-in-the-loop": Part(
         "own-mistakes",
@@ -109,20 +126,21 @@ def teachers(world: World | None) -> list[SandboxTeacher]:
         return [SandboxTeacher(name="tutor", default=1.0)]
     return [
         SandboxTeacher(
-            name=name, default=world.elsewhere, competence={family: EXPERT}, habit=HABIT, school=world.school
+            name=name, default=world.elsewhere, competence={domain: EXPERT}, habit=HABIT, school=world.school
         )
-        for name, family in zip(NAMES, FAMILIES, strict=True)
+        for name, domain in zip(NAMES, world.domains, strict=True)
     ]
 
 
 def make(folder: Path, world: World | None) -> Workspace:
     """Make a workspace, or open it: questions, with gold on a share of the train questions, and every answer."""
     workspace = Workspace.create(folder)
-    n = TRAIN + VALIDATION + TEST
+    sizes, domains = (world or World()).sizes, (world or World()).domains
+    n = sum(sizes)
     answers = sum(pq.read_metadata(file).num_rows for file in folder.glob("responses/*/*.parquet"))
     if answers == n * len(teachers(world)):
         return workspace  # asked anew, at another port, they would be new answers, and all students trained again
-    table = questions(n, 0, list(FAMILIES), (TRAIN / n, VALIDATION / n, TEST / n))
+    table = questions(n, 0, domains, (sizes[0] / n, sizes[1] / n, sizes[2] / n))
     with workspace.lock():
         workspace.write_questions(_unlabelled(table, 1 - world.labelled if world else 0.0))
     with SandboxServer(teachers=teachers(world)) as server:

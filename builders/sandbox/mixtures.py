@@ -1,11 +1,12 @@
-"""Domains made for tiny students: what three substances are like together, by lore that exists nowhere else.
+"""Domains made for tiny students: what two or three substances are like together, by lore that exists nowhere else.
 
 Every substance has a quality, and two qualities together make a third, by a table in which each row and column holds
 every quality once. So no part of a question gives the answer away, and the answer alone teaches little of the lore: the
-steps do. A mistake is to follow another lore, in which every quality of the family is another one: it is coherent over
-questions, always ends in another answer, and a teacher that has it for a habit teaches it (`SandboxTeacher.habit`). A
-step names qualities, not substances, which spares a student of 100,000 weights learning to copy. Four families of
-substances share the table and nothing else.
+steps do. Three substances ask for two steps, which such a student must write down; of two it can learn to tell the
+answer at once. A mistake is to follow another lore, in which every quality of the family is another one: it is coherent
+over questions, always ends in another answer, and a teacher that has it for a habit teaches it
+(`SandboxTeacher.habit`). A step names qualities, not substances, which spares a student of 100,000 weights learning to
+copy. Four families of substances share the table and nothing else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _SUBSTANCES = {
     "woods": "oak ash elm birch cedar pine maple willow yew alder beech larch",
     "oils": "olive sesame almond walnut palm castor clove neem argan hemp poppy peach",
 }
+_VERBS = {2: "Stir", 3: "Mix"}
 FAMILIES = {family: tuple(names.split()) for family, names in _SUBSTANCES.items()}
 
 
@@ -45,26 +47,28 @@ def _in_lore(quality: str, lore: str | None) -> str:
     return QUALITIES[(QUALITIES.index(quality) + (LORES.index(lore) + 1 if lore else 0)) % len(QUALITIES)]
 
 
-def mixture(family: str) -> Domain:
-    """The domain of one family of substances."""
+def mixture(family: str, n: int = 3) -> Domain:
+    """The domain of ``n`` substances (2 or 3) of one family."""
+    *some, last = [f"({'|'.join(FAMILIES[family])})"] * n
+    start = f"{_VERBS[n]} the {family}"
 
     def generate(rng: Random) -> str:
-        a, b, c = rng.sample(FAMILIES[family], 3)
-        return f"Mix the {family} {a}, {b} and {c}. What do they make?"
+        *some, last = rng.sample(FAMILIES[family], n)
+        return f"{start} {', '.join(some)} and {last}. What do they make?"
 
     def solve(facts: Facts, flaw: str | None) -> Derivation:
-        first, second, third = (_in_lore(_QUALITY[family][name], flaw) for name in facts)
-        both = _together(first, second)
-        end = _together(both, third)
-        steps = (f"First {first} and {second} make {both}.", f"Then {both} and {third} make {end}.")
-        return Derivation(steps, end)
+        made, *others = (_in_lore(_QUALITY[family][name], flaw) for name in facts)
+        steps = []
+        for word, other in zip(("First", "Then"), others, strict=False):
+            before, made = made, _together(made, other)
+            steps.append(f"{word} {before} and {other} make {made}.")
+        return Derivation(tuple(steps), made)
 
-    names = "|".join(FAMILIES[family])
     return Domain(
-        name=family,
+        name=family if n == 3 else f"{family}-pairs",
         task="text",
-        anchor=f"Mix the {family}",
-        pattern=re.compile(rf"Mix the {family} ({names}), ({names}) and ({names})\. What do they make\?"),
+        anchor=start,
+        pattern=re.compile(rf"{start} {', '.join(some)} and {last}\. What do they make\?"),
         flaws=LORES,
         generate=generate,
         solve=solve,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DOMAINS = {d.name: d for d in (ARITHMETIC, PERCENT, UNITS, CLOCK, SETS, WEEKDAY, ORDERING, KINSHIP, LETTERS)}
-MIXTURES = {family: mixture(family) for family in FAMILIES}
+MIXTURES = {d.name: d for family in FAMILIES for d in (mixture(family, 3), mixture(family, 2))}
 """Domains that are asked only where they are named: see `builders.sandbox.mixtures`."""
 EVERY = ChainMap(DOMAINS, MIXTURES)
 

@@ -1,16 +1,21 @@
 r"""Exact numbers out of text: one canonical form, and the number that a phrase states.
 
 The canonical form is described in `builders.read_answer`. LaTeX beyond fractions (``\sqrt{16}``, ``2^{10}``) is handed
-to math-verify, which is imported only then; it gets short expressions of a fixed small vocabulary, because its own
-time limit rests on a signal that works on the main thread only.
+to math-verify in a process of its own, started only then, which an expression that takes too long ends: its own time
+limit rests on a signal that works on the main thread only, and stops no arithmetic on huge numbers.
 """
 
 from __future__ import annotations
 
+import atexit
 import re
+import subprocess
+import sys
+import threading
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 MAX_LENGTH = 200
 MAX_EXPONENT = 300
@@ -141,16 +146,41 @@ def _latex_value(text: str) -> str | None:
     text = _SPACING.sub("", _TEXT_COMMAND.sub("", text)).strip()
     if len(text) > MAX_LENGTH or text.count("^") > 3 or not _LATEX.fullmatch(text):
         return None
-    import logging
+    value = _LATEX_WORKER.value(" ".join(text.split()))
+    return None if value is None else _canonical(Fraction(value))
 
-    from math_verify import LatexExtractionConfig, parse
 
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns about the time limit we replace
-    try:
-        parsed = parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
-        value = parsed[0] if parsed and not isinstance(parsed[0], str) else None
-        if value is None or value.is_rational is not True:
-            return None
-        return _canonical(Fraction(str(value.doit().simplify())))
-    except (ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
-        return None
+class _LatexWorker:
+    """A process that computes what LaTeX comes to (`builders.latex_worker`), started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def value(self, line: str) -> str | None:
+        """What it says; None where the expression has no rational value, or ends it."""
+        with self._lock:
+            process = self._process = self._process or self._start()
+            assert process.stdin and process.stdout
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            said = process.stdout.readline()
+            if not said:
+                self._end()
+            return said.strip() or None
+
+    def _start(self) -> subprocess.Popen[str]:
+        atexit.register(self._end)
+        command = [sys.executable, "-P", str(Path(__file__).with_name("latex_worker.py"))]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+
+    def _end(self) -> None:
+        atexit.unregister(self._end)
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+
+_LATEX_WORKER = _LatexWorker()

@@ -1,14 +1,15 @@
 """Remembers what a teacher's rows were made from, so that rows that would come out the same are not made again.
 
 A note per teacher, ``.raffinate/written/<teacher>.json``, holds a fingerprint of all that goes into the rows
-(questions, prompt, teacher, token limits by retry, journal, and the code that reads replies), the counts, and the files
-written.
+(questions, prompt, teacher, token limits by retry, journal, and the code that reads replies, math-verify's version
+included), the counts, and the files written.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from schemas.workspace import Workspace
 
 _CODE = (
-    *("follow_up.py", "numbers.py", "prompt.py", "read_answer.py", "reply.py"),
+    *("follow_up.py", "latex_worker.py", "numbers.py", "prompt.py", "read_answer.py", "reply.py"),
     *("requests.py", "rows.py", "structured.py", "template.py"),
 )
 
@@ -81,7 +82,7 @@ def _questions(workspace: Workspace) -> list[str]:
 
 @cache
 def _code() -> list[str]:
-    return [_hash(Path(__file__).parent / name) for name in _CODE]
+    return [version("math-verify"), *(_hash(Path(__file__).parent / name) for name in _CODE)]
 
 
 def _hash(file: Path) -> str:

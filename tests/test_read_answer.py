@@ -194,6 +194,12 @@ def test_latex_is_read_off_the_main_thread() -> None:
     assert found == ["9"]
 
 
+@pytest.mark.parametrize("endless", ["((9^{999})^{999})^{999}", r"\sqrt{((9^{999})^{999})^{99}}"])
+def test_an_expression_that_would_be_computed_for_ever_is_unread_and_hurts_no_other(endless: str) -> None:
+    assert read_answer(rf"The answer is \boxed{{{endless}}}", "number").status == "unread"
+    assert canonical_number(r"\sqrt{6 \times 24}") == "12"
+
+
 def test_same_answer_and_grade() -> None:
     assert same_answer("b", "B", "choice")
     assert same_answer("0.5", "1/2", "number")

@@ -3,8 +3,8 @@
 Rows come as a frame with our field names (those that the source has), and `FILE` and `ROW` for the messages. What
 happens to them:
 
-- **choices** may be a list of ``{label, text}``, a dict of lists ``{label, text}``, a list of texts, or JSON of these
-  (CSV). Labels that are single letters are kept, in upper case; others (``1``..``4``, or none) become A, B, C, ...
+- **choices** may be a list of ``{label, text}``, an object of lists ``{label, text}``, an object ``{label: text, ...}``,
+  a list of texts, or JSON of these (CSV). Labels that are single letters are kept, in upper case; others (``1``..``4``, or none) become A, B, C, ...
 - **answer** of a choice question is matched with the labels as they came, then with the option texts; an integer
   beside unlabelled options counts from 0. Of a number question it becomes canonical (`builders.read_answer`).
 - **task**, where none is given: `choice` where there are choices; else `number` if all answers of the dataset are
@@ -172,7 +172,7 @@ def _long_choices(frame: pl.DataFrame) -> pl.DataFrame:
     if kind == pl.String:
         chosen, kind = _from_json(chosen), pl.List(pl.Struct({"label": pl.String, "text": pl.String}))
     if isinstance(kind, pl.Struct):
-        chosen = _of_struct(chosen, kind)
+        chosen = _of_lists(chosen, kind) if _holds_lists(kind) else _of_labels(chosen, kind)
     elif isinstance(kind, pl.List):
         chosen = chosen.filter(column.list.len() > 0).explode("choices")
         inner = kind.inner
@@ -196,7 +196,23 @@ def _long_choices(frame: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _of_struct(chosen: pl.DataFrame, kind: Any) -> pl.DataFrame:
+def _holds_lists(kind: Any) -> bool:
+    return {f.name for f in kind.fields} == {"label", "text"} or any(f.dtype.is_nested() for f in kind.fields)
+
+
+def _of_labels(chosen: pl.DataFrame, kind: Any) -> pl.DataFrame:
+    """Explode ``{A: ..., B: ...}``; a label that a row lacks is null in its frame."""
+    import polars as pl
+
+    def option(label: str) -> pl.Expr:
+        text = pl.col("choices").struct.field(label).cast(pl.String)
+        return pl.struct(pl.lit(label).alias("label"), text.alias("text"))
+
+    options = chosen.with_columns(pl.concat_list([option(f.name) for f in kind.fields]).alias("choices"))
+    return options.explode("choices").unnest("choices").filter(pl.col("text").is_not_null())
+
+
+def _of_lists(chosen: pl.DataFrame, kind: Any) -> pl.DataFrame:
     """Explode ``{label: [...], text: [...]}``, the shape of the AI2 datasets."""
     import polars as pl
 

@@ -52,6 +52,25 @@ def test_all_formats_give_the_same_table(tmp_path: Path) -> None:
     assert (first["task"], first["answer"], first["dataset"], first["domain"]) == ("choice", "B", "q", None)
 
 
+CHOICES_AS_OBJECTS = [{"A": "cat", "B": "dog"}, {"A": "owl", "C": "wolf", "D": "fox"}]
+
+
+@pytest.mark.parametrize("end", ["parquet", "json", "jsonl", "csv"])
+def test_choices_may_be_an_object_in_every_format(tmp_path: Path, end: str) -> None:
+    rows = [{**GOOD, "question_id": f"q{i}", "choices": c, "answer": "A"} for i, c in enumerate(CHOICES_AS_OBJECTS)]
+    if end == "parquet":
+        pl.DataFrame(rows).write_parquet(tmp_path / "q.parquet")
+    elif end == "json":
+        (tmp_path / "q.json").write_text(json.dumps(rows))
+    elif end == "jsonl":
+        write_lines(tmp_path / "q.jsonl", rows)
+    else:
+        texts = [{**row, "choices": json.dumps(row["choices"])} for row in rows]
+        pl.DataFrame(texts).write_csv(tmp_path / "q.csv")
+    found = load_questions(QuestionSource(path=f"q.{end}"), tmp_path)["choices"].to_pylist()
+    assert [{c["label"]: c["text"] for c in choices} for choices in found] == CHOICES_AS_OBJECTS
+
+
 def test_a_glob_reads_all_files(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [GOOD])
     write_lines(tmp_path / "b.jsonl", [{**GOOD, "question_id": "q2"}])
@@ -75,6 +94,8 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
         ([{"label": "a", "text": "cat"}, {"label": "b", "text": "dog"}], "b", "B"),
         ([{"label": "C", "text": "cat"}, {"label": "D", "text": "dog"}], "D", "D"),
         ([{"label": "one", "text": "cat"}, {"label": "two", "text": "dog"}], "two", "B"),
+        ({"c": "cat", "d": "dog"}, "d", "D"),
+        ({"1": 7, "2": "dog"}, "dog", "B"),
     ],
 )
 def test_gold_follows_its_option(tmp_path: Path, choices: Any, answer: Any, label: str) -> None:

@@ -1,7 +1,9 @@
 """Peak memory of `raffinate build` as questions grow: four teachers, the whole command, a lean server beside it.
 
     python -m benchmarks.memory [--questions 62500 250000 1000000] [--asked 0.05] [--teachers 4] [--json]
-    python -m benchmarks.memory --reading jsonl|csv|parquet     reading the questions alone, by  raffinate estimate
+    python -m benchmarks.memory --reading jsonl     reading the questions alone, by  raffinate estimate ; or
+                                                    csv, parquet, json, hub (a dataset folder), preset
+    python -m benchmarks.memory --reading chat      raffinate import  of as many conversations
 
 Per size: a Parquet file of questions (400 characters, four choices), a journal that holds all answers but the share
 `--asked`, then ``raffinate build`` as a user runs it: read the questions, plan, ask what is missing, commit, write the
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,8 +33,9 @@ from builders.prompt import Prompt
 from raffinate.run import open_project
 from schemas.workspace import Workspace
 
-FORMATS = {"parquet": "parquet", "jsonl": "json", "csv": "csv"}
+FORMATS = {"parquet": "parquet", "jsonl": "json", "csv": "csv", "json": "json, ARRAY true"}
 """As files are called, and as DuckDB calls them."""
+READING = (*FORMATS, "hub", "preset", "chat")
 
 CHOICES = "[{'label': 'A', 'text': 'north'}, {'label': 'B', 'text': 'east'}, {'label': 'C', 'text': 'south'}]"
 
@@ -41,7 +45,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, nargs="+", default=[62_500, 250_000, 1_000_000])
     parser.add_argument("--teachers", type=int, default=4)
     parser.add_argument("--asked", type=float, default=0.05, help="share of the requests that the journal lacks")
-    parser.add_argument("--reading", choices=FORMATS, help="read questions of this format, and ask nothing")
+    parser.add_argument("--reading", choices=READING, help="read what comes in this way, and ask nothing")
     parser.add_argument("--folder", help="where to work; needs about 7 kB a question")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -80,26 +84,43 @@ def measure(folder: Path, url: str, n: int, teachers: int, share: float) -> dict
 
 
 def read(folder: Path, url: str, n: int, form: str) -> dict[str, float]:
-    """Peak memory of reading questions into a workspace, and of counting what one teacher would be asked."""
-    recipe = write_recipe(folder, url, n, 1, form)
-    return {
-        "questions": n,
-        "bytes": (folder / f"questions.{form}").stat().st_size,
-        **watched(["estimate", str(recipe)]),
-    }
+    """Peak memory of reading questions into a workspace, and of counting what one teacher would be asked.
+
+    With ``chat`` of taking over an answer to each.
+    """
+    if form == "chat":
+        file = write_questions(folder, n, "parquet")
+        said = "[{role: 'user', content: question}, {role: 'assistant', content: question || ' The answer is (A).'}]"
+        rows = f"SELECT question_id, 'm' AS model, {said} AS messages FROM '{file}'"
+        duckdb.sql(f"COPY ({rows}) TO '{folder / 'chat.jsonl'}' (FORMAT json)")
+        command = ["import", folder / "ws", "--questions", file, "--responses", folder / "chat.jsonl", "--tool", "chat"]
+        return {"questions": n, **watched([*map(str, command)])}
+    return {"questions": n, **watched(["estimate", str(write_recipe(folder, url, n, 1, form))])}
 
 
 def write_recipe(folder: Path, url: str, n: int, teachers: int, form: str) -> Path:
-    """A recipe beside a file of distinct questions of some 400 characters."""
+    """A recipe beside its questions."""
+    asked = [{"id": f"t{i}", "model": f"m{i}", "base_url": url} for i in range(teachers)]
+    recipe = folder / "recipe.yaml"
+    file = write_questions(folder, n, form)
+    ways = {"hub": {"hub": file.parent.name}, "preset": {"preset": "gsm8k", "path": file.name}}
+    questions = ways.get(form, {"path": file.name})
+    recipe.write_text(yaml.safe_dump({"workspace": "ws", "questions": questions, "teachers": asked}))
+    return recipe
+
+
+def write_questions(folder: Path, n: int, form: str) -> Path:
+    """A file of distinct questions of some 400 characters."""
     text = "repeat(md5(i::VARCHAR) || ' which way does the river run? ', 6) || i"
     choices = f"to_json({CHOICES})" if form == "csv" else CHOICES
     columns = f"'q' || i AS question_id, {text} AS question, {choices} AS choices, 'A' AS answer, 'train' AS split"
-    file = folder / f"questions.{form}"
-    duckdb.sql(f"COPY (SELECT {columns} FROM range({n}) r(i)) TO '{file}' (FORMAT {FORMATS[form]})")
-    asked = [{"id": f"t{i}", "model": f"m{i}", "base_url": url} for i in range(teachers)]
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"workspace": "ws", "questions": {"path": file.name}, "teachers": asked}))
-    return recipe
+    if form == "preset":
+        columns = f"{text} AS question, 'So it is. #### ' || i AS answer"
+    end = form if form in FORMATS else "parquet"
+    file = folder / ("data" if form == "hub" else "") / f"train.{end}"
+    file.parent.mkdir(exist_ok=True)
+    duckdb.sql(f"COPY (SELECT {columns} FROM range({n}) r(i)) TO '{file}' (FORMAT {FORMATS[end]})")
+    return file
 
 
 def fill(recipe: Path, share: float) -> None:
@@ -114,10 +135,15 @@ def fill(recipe: Path, share: float) -> None:
 
 
 def watched(command: list[str]) -> dict[str, float]:
-    """Run raffinate and watch its memory."""
-    started, anonymous, peak = time.perf_counter(), 0, 0
+    """Run raffinate and watch its memory; what `datasets` keeps of a dataset is not kept."""
     command = [sys.executable, "-m", "raffinate", *command, "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with tempfile.TemporaryDirectory() as cache:
+        return _watched(command, os.environ | {"HF_DATASETS_CACHE": cache})
+
+
+def _watched(command: list[str], env: dict[str, str]) -> dict[str, float]:
+    started, anonymous, peak = time.perf_counter(), 0, 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     while process.poll() is None:
         memory = memory_of(process.pid)
         anonymous, peak = max(anonymous, memory.get("RssAnon", 0)), max(peak, memory.get("VmHWM", 0))

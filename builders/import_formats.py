@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Response = dict[str, Any]
 
+PART_ROWS = 32_768
 TINYLLM_BATCH = 500
 _TINYLLM_FILE = re.compile(r"(train|valid|test)_CoT_(\d+)\.json")
 _TINYLLM_SECOND = "llama rationale: "
@@ -62,7 +64,16 @@ def read_foreign(pattern: str | Path, base: Path, tool: str, layout: Layout | No
 
     if tool not in FORMATS:
         raise InputError(f"there is no import format '{tool}': there are {', '.join(FORMATS)}")
-    layout, rows = layout or Layout(), list[Response]()
+    frames: list[pl.DataFrame] = []
+    rows = _responses(pattern, base, tool, layout or Layout())
+    while part := list(islice(rows, PART_ROWS)):  # a row takes far more memory as an object than in a frame
+        frames.append(pl.from_dicts(part, infer_schema_length=None))
+    if not frames:
+        raise InputError(f"{pattern} holds no response")
+    return pl.concat(frames, how="diagonal_relaxed", rechunk=False)
+
+
+def _responses(pattern: str | Path, base: Path, tool: str, layout: Layout) -> Iterator[Response]:
     for path in find_files(pattern, base):
         for number, record in _tinyllm_records(path) if tool == "tinyllm" else _records(path):
             try:
@@ -70,10 +81,7 @@ def read_foreign(pattern: str | Path, base: Path, tool: str, layout: Layout | No
             except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
                 said = f"{type(error).__name__}: {error}"
                 raise InputError(f"{path}, row {number} is not what {tool} writes ({said})") from error
-            rows += ({**response, FILE: str(path), ROW: number} for response in found)
-    if not rows:
-        raise InputError(f"{pattern} holds no response")
-    return pl.from_dicts(rows, infer_schema_length=None)
+            yield from ({**response, FILE: str(path), ROW: number} for response in found)
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:
@@ -82,13 +90,14 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
         for row in read_file(path).iter_rows(named=True):
             yield row[ROW], row
         return
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if line.strip():
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number} is not JSON: {error.msg}") from None
-            yield number, record
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    record = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise InputError(f"{path}, line {number} is not JSON: {error.msg}") from None
+                yield number, record
 
 
 def _question(row: Record, layout: Layout) -> str:

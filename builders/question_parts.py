@@ -1,4 +1,4 @@
-"""Questions of large Parquet, JSONL and CSV files, part by part, so that memory does not grow with their number.
+"""Questions of large Parquet, JSONL and CSV files and of the Hub, part by part: memory does not grow with their number.
 
 A part is made questions by itself. That gives the questions of the whole where the parts agree on what only the whole
 can know: the task of open questions per dataset, whether there are ids and splits, and that no id comes twice. Whether
@@ -8,16 +8,30 @@ types of the columns are those of the whole from the start: JSONL is looked thro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders.files import FILE, ROW, find_files
-from builders.questions import ORIGINAL_ID, Defaults, to_questions, to_table
-from builders.sources import QuestionSource, load_questions, renamed, split_rule
+from builders.files import FILE, ROW
+from builders.questions import ORIGINAL_ID, to_questions, to_table
+from builders.sources import (
+    QuestionSource,
+    defaults,
+    first_of_split,
+    load_questions,
+    local_files,
+    made_questions,
+    preset_parts,
+    renamed,
+    row_parts,
+    split_of,
+    split_rule,
+)
 from schemas.tables import QUESTIONS, check_version
 
 if TYPE_CHECKING:
@@ -39,8 +53,18 @@ def load_parts(source: QuestionSource, base_dir: Path) -> Iterable[pa.Table]:
     Raises:
         InputError: as `load_questions`; for many questions it is raised as they are written.
     """
-    files = _large(source, base_dir)
-    return _parts(source, files) if files else [load_questions(source, base_dir)]
+    import polars as pl
+
+    if files := _large(local_files(source, base_dir)):
+        return _parts(source, base_dir, _of_files(source, files))
+    if source.hub is None and source.preset is None:
+        return [load_questions(source, base_dir)]
+    rows, first = row_parts(source, base_dir, PART_ROWS), list[pl.DataFrame]()
+    for part in rows:
+        first.append(part)
+        if sum(map(len, first)) > PART_ROWS:
+            return _parts(source, base_dir, chain(first, rows))
+    return [to_table(made_questions(source, base_dir, first), QUESTIONS.arrow)]
 
 
 def write_parts(workspace: Workspace, parts: Iterable[pa.Table], source: QuestionSource, base_dir: Path) -> None:
@@ -55,13 +79,10 @@ def write_parts(workspace: Workspace, parts: Iterable[pa.Table], source: Questio
         workspace.write_questions(load_questions(source, base_dir))
 
 
-def _large(source: QuestionSource, base_dir: Path) -> dict[Path, pl.DataFrame]:
+def _large(files: Sequence[Path]) -> dict[Path, pl.DataFrame]:
     """The files, each with no row of its columns, if they can be read in parts and are too large for one."""
     import polars as pl
 
-    if source.path is None or source.preset is not None or source.limit is not None:
-        return {}
-    files = find_files(source.path, base_dir)
     if any(file.suffix.lower() not in _FORMATS for file in files):
         return {}
     try:
@@ -81,14 +102,19 @@ def _size(file: Path) -> float:
     return file.stat().st_size / PART_BYTES
 
 
-def _parts(source: QuestionSource, files: Mapping[Path, pl.DataFrame]) -> Iterator[pa.Table]:
-    rule, defaults = split_rule(source), Defaults(source.dataset or next(iter(files)).stem, source.task, source.domain)
-    agreement = _Agreement()
-    for rows in _frames(files):
-        named = renamed(rows, source.columns)
-        questions = to_questions(named, defaults, rule)
-        agreement.add(named, questions)
-        yield to_table(questions, QUESTIONS.arrow)
+def _of_files(source: QuestionSource, files: Mapping[Path, pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    if source.preset is None:
+        return (renamed(rows, source.columns) for rows in _frames(files))
+    return preset_parts(source, ((split_of(f), rows) for f, head in files.items() for rows in _frames({f: head})))
+
+
+def _parts(source: QuestionSource, base_dir: Path, rows: Iterable[pl.DataFrame]) -> Iterator[pa.Table]:
+    rule, missing = split_rule(source), defaults(source, base_dir)
+    agreement, before = _Agreement(), Counter[str]()
+    for part in rows:
+        questions = to_questions(part, missing, rule)
+        agreement.add(part, questions)
+        yield to_table(first_of_split(questions, source.limit, before), QUESTIONS.arrow)
     agreement.check()
 
 

@@ -3,8 +3,9 @@
 Rows come as a frame with our field names (those that the source has), and `FILE` and `ROW` for the messages. What
 happens to them:
 
-- **choices** may be a list of ``{label, text}``, an object of lists ``{label, text}``, an object ``{label: text, ...}``,
-  a list of texts, or JSON of these (CSV). Labels that are single letters are kept, in upper case; others (``1``..``4``, or none) become A, B, C, ...
+- **choices** may be a list of ``{label, text}``, a list of texts, an object of two lists (``label`` and ``text``), an
+  object of labels and texts (``{"A": "cat", "B": "dog"}``), or JSON of these (CSV). Labels that are single letters are
+  kept, in upper case; others (``1``..``4``, or none) become A, B, C, ...
 - **answer** of a choice question is matched with the labels as they came, then with the option texts; an integer
   beside unlabelled options counts from 0. Of a number question it becomes canonical (`builders.read_answer`).
 - **task**, where none is given: `choice` where there are choices; else `number` if all answers of the dataset are

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,36 +101,63 @@ def load_questions(source: QuestionSource, base_dir: Path) -> pa.Table:
     Raises:
         InputError: a file, row or field is not what it must be; names it.
     """
+    return to_table(made_questions(source, base_dir, row_parts(source, base_dir)), QUESTIONS.arrow)
+
+
+def made_questions(source: QuestionSource, base_dir: Path, rows: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The questions of all rows, which come in parts."""
     import polars as pl
 
-    rows, name, shares = _rows(source, base_dir)
-    defaults = Defaults(source.dataset or name, source.task, source.domain)
-    frame = to_questions(rows, defaults, split_rule(source, shares))
-    if source.limit:
-        frame = frame.filter(pl.int_range(pl.len()).over("split") < source.limit)
-    return to_table(frame, QUESTIONS.arrow)
+    whole = pl.concat(rows, how="diagonal_relaxed")
+    return first_of_split(to_questions(whole, defaults(source, base_dir), split_rule(source)), source.limit, Counter())
 
 
-def split_rule(source: QuestionSource, shares: Mapping[str, float] | None = None) -> SplitRule:
-    """The source's rule of splits; ``shares`` are those of a set without usable splits."""
-    shares = source.split_by_hash or (shares if source.split is None else None)
+def defaults(source: QuestionSource, base_dir: Path) -> Defaults:
+    """What a row says where it has no such column."""
+    if source.hub is not None:
+        name = source.hub.rstrip("/").rsplit("/", 1)[-1]
+    else:
+        name = source.preset or ("sandbox" if source.path is None else find_files(source.path, base_dir)[0].stem)
+    return Defaults(source.dataset or name, source.task, source.domain)
+
+
+def first_of_split(questions: pl.DataFrame, limit: int | None, before: Counter[str]) -> pl.DataFrame:
+    """The first ``limit`` questions of each split, after those that came ``before``, which are counted on."""
+    import polars as pl
+
+    if limit is None:
+        return questions
+    already = pl.col("split").replace_strict({split: before[split] for split in SPLITS}, return_dtype=pl.Int64)
+    kept = questions.filter(already + pl.int_range(pl.len()).over("split") < limit)
+    before.update(kept["split"].to_list())
+    return kept
+
+
+def split_rule(source: QuestionSource) -> SplitRule:
+    """The source's rule of splits; that of a preset whose set has no usable ones, where it has none."""
+    preset = PRESETS[source.preset].shares if source.preset and source.split is None else None
     names = source.split if isinstance(source.split, dict) else {}
     fixed = source.split if isinstance(source.split, str) else None
-    return SplitRule(shares, fixed, names, source.seed)
+    return SplitRule(source.split_by_hash or preset, fixed, names, source.seed)
 
 
-def _rows(source: QuestionSource, base_dir: Path) -> tuple[pl.DataFrame, str, Mapping[str, float] | None]:
-    """Return the rows with our field names, the dataset's name, and the shares of a set without usable splits."""
+def row_parts(source: QuestionSource, base_dir: Path, rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """Yield the rows with our field names, and `FILE` and `ROW`.
+
+    Args:
+        source: where they come from.
+        base_dir: the folder that relative paths start at.
+        rows: most in a part of a dataset of the Hub; None = a split is a part. Files and the sandbox come whole.
+    """
     if source.preset is not None:
-        preset = PRESETS[source.preset]
-        return _preset_rows(source, preset, base_dir), source.preset, preset.shares
-    if source.hub is not None:
-        rows = _stacked(_hub_frames(source.hub, source.config, source.revision, base_dir), source.hub)
-        return renamed(rows, source.columns), source.hub.rstrip("/").rsplit("/", 1)[-1], None
-    if source.sandbox is not None:
-        return _sandbox_rows(source.sandbox), "sandbox", None
-    path = str(source.path)
-    return renamed(read_files(path, base_dir), source.columns), find_files(path, base_dir)[0].stem, None
+        yield from preset_parts(source, _preset_frames(source, PRESETS[source.preset], base_dir, rows))
+    elif source.hub is not None:
+        for split, frame in _hub_frames(source.hub, source.config, source.revision, base_dir, rows):
+            yield renamed(_with_split(frame, split), source.columns)
+    elif source.sandbox is not None:
+        yield _sandbox_rows(source.sandbox)
+    else:
+        yield renamed(read_files(str(source.path), base_dir), source.columns)
 
 
 def renamed(rows: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
@@ -143,25 +171,19 @@ def renamed(rows: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
     return rows.select([pl.col(column).alias(name) for name, column in kept.items()] + [FILE, ROW])
 
 
-def _stacked(frames: Iterator[tuple[str, pl.DataFrame]], origin: str) -> pl.DataFrame:
-    """Put the splits of a Hub dataset into one frame that remembers split and row."""
+def _with_split(frame: pl.DataFrame, split: str) -> pl.DataFrame:
+    """A folder of one kind of file is one split called "train" to `datasets`; its own column knows better."""
     import polars as pl
 
-    parts = []
-    for split, frame in frames:
-        named = frame.with_columns(pl.lit(f"{origin} ({split})").alias(FILE)).with_row_index(ROW, offset=1)
-        # A folder of one kind of file is one split called "train" to `datasets`; its own column knows better.
-        parts.append(named if "split" in named.columns else named.with_columns(pl.lit(split).alias("split")))
-    if not sum(part.height for part in parts):
-        raise InputError(f"{origin} is empty: it must hold at least one row")
-    return pl.concat(parts, how="diagonal_relaxed")
+    return frame if "split" in frame.columns else frame.with_columns(pl.lit(split).alias("split"))
 
 
 def _hub_frames(
-    hub: str, config: str | None, revision: str | None, base_dir: Path
+    hub: str, config: str | None, revision: str | None, base_dir: Path, rows: int | None
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Yield each split of a dataset of the Hub, or of a local folder, with its name."""
+    """Yield each split of a dataset of the Hub, or of a local folder, with its name, in parts of so many rows."""
     import datasets
+    import polars as pl
 
     local = base_dir / Path(hub).expanduser()
     origin = str(local) if local.is_dir() else hub
@@ -172,29 +194,38 @@ def _hub_frames(
         raise InputError(
             f"the dataset '{hub}' cannot be loaded (config {config}, revision {revision}): {reason}"
         ) from error
+    if not sum(found.num_rows.values()):
+        raise InputError(f"{hub} is empty: it must hold at least one row")
     for split, part in found.items():
-        yield str(split), part.to_polars()
+        done = 0
+        for frame in part.to_polars(batch_size=rows or max(1, len(part)), batched=True):
+            place = pl.lit(f"{hub} ({split})").alias(FILE)
+            yield str(split), frame.with_columns(place).with_row_index(ROW, offset=done + 1)
+            done += frame.height
 
 
-def _preset_rows(source: QuestionSource, preset: Preset, base_dir: Path) -> pl.DataFrame:
+def preset_parts(source: QuestionSource, frames: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+    """Turn the rows of a preset, in the Hub's schema and with the split they are from, into questions part by part."""
     import polars as pl
 
-    questions: list[dict[str, Any]] = []
-    for split, frame in _preset_frames(source, preset, base_dir):
-        counts: dict[str, int] = {}
+    counts = Counter[str]()
+    found = False
+    for split, frame in frames:
+        questions: list[dict[str, Any]] = []
         for row in frame.iter_rows(named=True):
             origin = row.pop("split", None) or split
-            index = counts.setdefault(origin, 0)
-            counts[origin] += 1
-            if question := _one(source, preset, row, origin, index):
+            if question := _one(source, row, origin, counts[origin]):
                 questions.append(question)
-    if not questions:
+            counts[origin] += 1
+        if questions:
+            found = True
+            yield pl.from_dicts(questions, infer_schema_length=None, strict=False)
+    if not found:
         raise InputError(f"the preset '{source.preset}' found no question of its kind: is it the right file?")
-    return pl.from_dicts(questions, infer_schema_length=None, strict=False)
 
 
-def _one(source: QuestionSource, preset: Preset, row: dict[str, Any], split: str, index: int) -> dict[str, Any] | None:
-    place = f"{row[FILE]}, row {row[ROW]}"
+def _one(source: QuestionSource, row: dict[str, Any], split: str, index: int) -> dict[str, Any] | None:
+    place, preset = f"{row[FILE]}, row {row[ROW]}", PRESETS[str(source.preset)]
     try:
         question = preset.to_question(row, split, index)
     except KeyError as error:
@@ -210,21 +241,26 @@ def _one(source: QuestionSource, preset: Preset, row: dict[str, Any], split: str
     return question and {"split": split, **question, FILE: row[FILE], ROW: row[ROW]}
 
 
-def _preset_frames(source: QuestionSource, preset: Preset, base_dir: Path) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Yield the rows of a preset split by split, in the Hub's schema, from local files or the Hub."""
-    import polars as pl
+def local_files(source: QuestionSource, base_dir: Path) -> list[Path]:
+    """The files that the source names; none where it names a dataset of the Hub, or a folder that is like one."""
+    if source.path is None or (source.preset and (base_dir / source.path).is_dir()):
+        return []
+    return find_files(source.path, base_dir)
 
-    if source.path is not None and not (base_dir / source.path).is_dir():
-        for path in find_files(source.path, base_dir):
-            yield _split_of(path), read_file(path)
+
+def _preset_frames(
+    source: QuestionSource, preset: Preset, base_dir: Path, rows: int | None
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the rows of a preset split by split, in the Hub's schema, from local files or the Hub."""
+    if files := local_files(source, base_dir):
+        yield from ((split_of(path), read_file(path)) for path in files)
         return
     origin = preset.hub if source.path is None else source.path
     config = (source.config or preset.config) if source.path is None else source.config
-    for split, frame in _hub_frames(origin, config, source.revision or preset.revision, base_dir):
-        yield split, frame.with_columns(pl.lit(f"{origin} ({split})").alias(FILE)).with_row_index(ROW, offset=1)
+    yield from _hub_frames(origin, config, source.revision or preset.revision, base_dir, rows)
 
 
-def _split_of(path: Path) -> str:
+def split_of(path: Path) -> str:
     """Guess a file's split by its name (``test-00000-of-00001.parquet``); ``train`` if it names none."""
     words = {"dev": "validation", "val": "validation", **{s: s for s in SPLITS}}
     stem = path.stem.lower()

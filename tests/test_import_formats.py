@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from builders import import_formats
 from builders.import_formats import FORMATS, Layout
 from builders.importer import Selection, read_corpus
 from schemas.errors import InputError
@@ -131,6 +132,15 @@ def test_chat_and_batch_output(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_one_sentence(tool: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"is not what {tool} writes|is no file of TinyLLM"):
         bring(tmp_path, tool, lines(tmp_path / "other.jsonl", [{"id": "q1", "text": "hello"}]))
+
+
+def test_parts_of_a_large_file_are_one_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [{"id": q, "generation": "(B)", "model_name": m} for m in "abcde" for q in ("q1", "q2")]
+    records[7]["distilabel_metadata"] = {"statistics_x": {"input_tokens": 1, "output_tokens": 2}}  # null until then
+    whole = bring(tmp_path, "distilabel", lines(tmp_path / "d.jsonl", records))
+    monkeypatch.setattr(import_formats, "PART_ROWS", 3)
+    assert bring(tmp_path, "distilabel", tmp_path / "d.jsonl") == whole and len(whole) == 10
+    assert sorted(row["prompt_tokens"] for row in whole if row["prompt_tokens"]) == [1]
 
 
 def test_what_does_not_name_its_question_is_refused(tmp_path: Path) -> None:

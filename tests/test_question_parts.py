@@ -1,6 +1,7 @@
 """Questions of large files are read in parts: the same questions, and the same words for what is wrong."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ FORMATS = pytest.mark.parametrize("name", ["q.parquet", "q.jsonl", "q.csv"])
 
 
 def written(
-    tmp_path: Path, name: str = "q.parquet", **source: Any
+    tmp_path: Path, path: str | None = "q.parquet", **source: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What is written in parts, and what the whole gives, in the order of the files."""
-    asked = QuestionSource(path=name, **source)
+    asked = QuestionSource(path=None if "hub" in source else path, **source)
     workspace = Workspace.create(tmp_path / "ws")
     parts = load_parts(asked, tmp_path)
     assert not isinstance(parts, list)  # they are read as they are written
@@ -95,6 +96,44 @@ def test_the_types_of_json_lines_are_those_of_the_whole(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parts, whole = written(tmp_path, "q.jsonl", split="train")
     assert parts == whole and [q["answer"] for q in parts[29:31]] == ["A", "B"]  # a text everywhere, and no index
+
+
+@FORMATS
+def test_a_limit_counts_over_all_parts(tmp_path: Path, name: str) -> None:
+    save(mixed(60).with_columns(split=pl.Series(["train", "train", "test"] * 20)), tmp_path / name)
+    parts, whole = written(tmp_path, name, columns={"question_id": "id"}, limit=13)
+    assert parts == whole and Counter(q["split"] for q in parts) == {"train": 13, "test": 13}
+
+
+@pytest.mark.parametrize("origin", [{"path": "*.jsonl"}, {"path": "*.parquet"}, {"path": "."}, {"hub": "."}], ids=str)
+def test_presets_and_datasets_of_the_hub_give_the_questions_of_the_whole(
+    tmp_path: Path, origin: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = pl.DataFrame(
+        [{"goal": f"Dry cup {i}", "sol1": "Use a towel.", "sol2": f"Use lake {i}.", "label": i % 2} for i in range(95)]
+    )
+    save_as = "jsonl" if "jsonl" in str(origin) else "parquet"
+    data = tmp_path / "data"
+    data.mkdir()
+    save(rows.head(50), data / f"train.{save_as}")
+    save(rows.tail(45), data / f"test.{save_as}")
+    given = {"path" if "path" in origin else "hub": f"data/{next(iter(origin.values()))}"}
+    kind = {"columns": {"question": "goal", "answer": "label"}} if "hub" in origin else {"preset": "piqa"}
+    parts, whole = written(tmp_path, **given, **kind)
+    assert parts == whole and Counter(q["split"] for q in parts) == {"train": 50, "test": 45}
+    assert [q["answer"] for q in parts[:2]] == (["0", "1"] if "hub" in origin else ["A", "B"])
+
+
+def test_a_preset_that_does_not_fit_far_down_is_told(tmp_path: Path) -> None:
+    rows = [{"question": f"how many are {i}?", "answer": f"So\n#### {i}"} for i in range(40)]
+    rows[33]["answer"] = None
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = QuestionSource(preset="gsm8k", path="train.jsonl")
+    with pytest.raises(InputError, match=r"train.jsonl, row 34: preset 'gsm8k' expects the schema of openai/gsm8k"):
+        list(load_parts(asked, tmp_path))
 
 
 def test_files_that_lack_columns_and_lines_that_are_blank(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Questions of large Parquet, JSONL and CSV files and of the Hub, part by part: memory does not grow with their number.
+"""Questions of large files and of the Hub, part by part, so that memory does not grow with their number.
 
 A part is made questions by itself. That gives the questions of the whole where the parts agree on what only the whole
 can know: the task of open questions per dataset, whether there are ids and splits, and that no id comes twice. Whether
 they did is known at the end; where not, the whole is read at once, which also finds the words for what is wrong. The
-types of the columns are those of the whole from the start: JSONL is looked through for them first.
+types of the columns are those of the whole from the start: JSON is looked through for them first.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _large(files: Sequence[Path]) -> dict[Path, pl.DataFrame]:
             return {}
         heads = {file: _FORMATS[file.suffix.lower()].head(file) for file in files}
         pl.concat(heads.values(), how="diagonal_relaxed")
-    except (pa.ArrowInvalid, pl.exceptions.PolarsError, OSError):
+    except (pa.ArrowInvalid, pl.exceptions.PolarsError, OSError, _NotInParts):
         return {}
     return heads
 
@@ -174,6 +174,46 @@ def _json_lines_parts(file: Path, head: pl.DataFrame) -> Iterator[pl.DataFrame]:
             yield frame
 
 
+def _json_head(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    if not _is_array(file):
+        return _json_lines_head(file)
+    heads = (pl.read_ndjson(block, infer_schema_length=None).clear() for block, _ in _json_blocks(file))
+    return pl.concat(heads, how="diagonal_relaxed")
+
+
+def _json_parts(file: Path, head: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    if not _is_array(file):
+        yield from _json_lines_parts(file, head)
+        return
+    for block, rows in _json_blocks(file):
+        frame = pl.read_ndjson(block, schema=head.schema)
+        if frame.height != rows:
+            raise _NotInParts
+        yield frame
+
+
+def _is_array(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _json_blocks(file: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the items of a JSON array, one a line, with their number."""
+    import duckdb
+
+    items = "SELECT json(json) FROM read_json_objects(?, format = 'array', maximum_object_size = 67108864)"
+    try:
+        with duckdb.connect(config={"threads": 1, "memory_limit": "256MB"}) as con:
+            for batch in con.sql(items, params=[str(file)]).to_arrow_reader(PART_ROWS):
+                yield "\n".join(batch[0].to_pylist()).encode(), batch.num_rows
+    except duckdb.Error:
+        raise _NotInParts from None
+
+
 def _csv_head(file: Path) -> pl.DataFrame:
     import polars as pl
 
@@ -190,6 +230,7 @@ _FORMATS = {
     ".parquet": _Format(_parquet_head, _parquet_parts),
     ".jsonl": _Format(_json_lines_head, _json_lines_parts),
     ".ndjson": _Format(_json_lines_head, _json_lines_parts),
+    ".json": _Format(_json_head, _json_parts),
     ".csv": _Format(_csv_head, _csv_parts),
 }
 

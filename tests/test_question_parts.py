@@ -28,11 +28,13 @@ def save(frame: pl.DataFrame, file: Path) -> None:
         texts.write_csv(file)
     elif file.suffix == ".jsonl":
         frame.write_ndjson(file)
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(frame.to_dicts(), indent=1))
     else:
         frame.write_parquet(file)
 
 
-FORMATS = pytest.mark.parametrize("name", ["q.parquet", "q.jsonl", "q.csv"])
+FORMATS = pytest.mark.parametrize("name", ["q.parquet", "q.jsonl", "q.json", "q.csv"])
 
 
 def written(
@@ -88,13 +90,15 @@ def test_where_parts_would_differ_the_whole_decides(tmp_path: Path, name: str) -
     assert parts == whole and {q["task"] for q in parts} == {"text", "choice"}
 
 
-def test_the_types_of_json_lines_are_those_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["q.jsonl", "q.json"])
+def test_the_types_of_json_are_those_of_the_whole(tmp_path: Path, name: str) -> None:
     rows: list[dict[str, Any]] = [
         {"question": f"which is {i}?", "choices": ["1", "up"], "answer": 1} for i in range(40)
     ]
     rows[30] |= {"answer": "up", "domain": "late", "context": 2.0}
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parts, whole = written(tmp_path, "q.jsonl", split="train")
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / name).write_text("\n".join(lines) if name == "q.jsonl" else f"[{','.join(lines)}]")
+    parts, whole = written(tmp_path, name, split="train")
     assert parts == whole and [q["answer"] for q in parts[29:31]] == ["A", "B"]  # a text everywhere, and no index
 
 
@@ -175,6 +179,26 @@ def test_a_bad_line_far_down_is_said_in_the_same_words(tmp_path: Path, name: str
     with (tmp_path / name).open("ab") as file:
         file.write(line + b"\n")
     assert says in same_words(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("[1]]", "q.json, item 41 is not a JSON object"),
+        ('{"id": "q40", "question": ]', "q.json, line 1 is not JSON"),
+        ('{"id": "q40", "question": "why?", "choices": {"a": 1}}]', "a field changes its shape"),
+        ('{"id": "q40", "question": " "}]', "q.json, row 41: the question is empty"),
+    ],
+)
+def test_a_bad_item_far_down_an_array_is_said_in_the_same_words(tmp_path: Path, end: str, says: str) -> None:
+    (tmp_path / "q.json").write_text(f"{json.dumps(mixed(40).to_dicts())[:-1]}, {end}")
+    assert says in same_words(tmp_path, "q.json")
+
+
+def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
+    mixed(40).write_ndjson(tmp_path / "q.json")
+    parts, whole = written(tmp_path, "q.json", columns={"question_id": "id"})
+    assert parts == whole
 
 
 def same_words(tmp_path: Path, name: str) -> str:

@@ -393,7 +393,6 @@ class Engine(BaseEngine):
         done: Collection[str] = (),
     ) -> None:
         super().__init__(plans, on_progress, done)
-        self._asked = [plan for plan in plans if plan.teacher.id not in done]
         self._pick, self._shared = pick, Shared(journal, settings)
         self._askers: list[TeacherAsker | BatchAsker] = []
 

@@ -330,6 +330,30 @@ class TeacherEstimate:
     measured: bool
     cost_usd: float | None
 
+    @classmethod
+    def of(  # noqa: PLR0913  what is counted, by name
+        cls,
+        teacher: Teacher,
+        *,
+        rows: int,
+        requests: int,
+        size: int,
+        limit: int,
+        mean: float | None,
+        follow_ups: int = 0,
+    ) -> TeacherEstimate:
+        """The estimate for requests that were counted.
+
+        Args:
+            teacher, rows, requests, follow_ups: as above.
+            size: of all requests (bytes).
+            limit: their token limits, summed.
+            mean: completion tokens of a reply, where that is known.
+        """
+        prompt, completion = size // 4, limit if mean is None else round(requests * mean)
+        cost = teacher.price.cost(prompt, completion, batched=teacher.batch is not None) if teacher.price else None
+        return cls(teacher.id, rows, requests, follow_ups, prompt, completion, mean is not None, cost)
+
 
 def estimate(
     workspace: Workspace,
@@ -351,7 +375,7 @@ def estimate(
 
 
 def _estimate(plan: Plan, journal: Journal, mean: float | None) -> TeacherEstimate:
-    rows = requests = size = completion = answered = unread = turns = 0
+    rows = requests = size = limit = answered = unread = turns = 0
     for _, batch in plan.batches():
         for request in batch:
             if not request.wanted:
@@ -363,16 +387,18 @@ def _estimate(plan: Plan, journal: Journal, mean: float | None) -> TeacherEstima
                 unread += follow_up(plan, request, journal.find(request.hash)) is not None
             if missing is not None:
                 requests, size, turns = requests + 1, size + len(missing.body), turns + (missing.turn > 1)
-                completion += missing.max_tokens
+                limit += missing.max_tokens
     expected = round((requests - turns) * unread / answered) if answered else 0
-    each = (size // max(requests, 1), completion // max(requests, 1))
-    requests, turns = requests + expected, turns + expected
-    size, completion = size + expected * each[0], completion + expected * each[1]
-    if mean is not None:
-        completion = round(requests * mean)
-    teacher = plan.teacher
-    cost = teacher.price.cost(size // 4, completion, batched=teacher.batch is not None) if teacher.price else None
-    return TeacherEstimate(teacher.id, rows, requests, turns, size // 4, completion, mean is not None, cost)
+    grown = 1 + expected / max(requests, 1)
+    return TeacherEstimate.of(
+        plan.teacher,
+        rows=rows,
+        requests=requests + expected,
+        follow_ups=turns + expected,
+        size=round(size * grown),
+        limit=round(limit * grown),
+        mean=mean,
+    )
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class BaseEngine:
 
     def __init__(self, plans: Sequence[Work], on_progress: OnProgress | None, done: Collection[str]) -> None:
         self._on_progress = on_progress
+        self._asked = [plan for plan in plans if plan.teacher.id not in done]
         self._askers: Sequence[Any] = []  # one per teacher, once it is asked: has teacher, progress and end
         self._at_first = [TeacherProgress(p.teacher.id, p.rows, p.rows * (p.teacher.id in done)) for p in plans]
         self._started, self._finished = time.monotonic(), 0.0

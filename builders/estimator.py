@@ -83,11 +83,14 @@ class Estimator(Asker):
         tokens = sum(count.tokens for count in self._counts.values())
         with Journal(cache_file(self.workspace, self.settings.cache)) as journal:
             mean = tokens / replies if replies else journal.mean_completion_tokens()
-        return [self._estimate(name, count, mean) for name, count in self._counts.items()]
-
-    def _estimate(self, name: str, count: _Count, mean: float | None) -> TeacherEstimate:
-        each = count.tokens / count.replies if count.replies else mean
-        prompt, completion = count.size // 4, count.limit if each is None else round(count.requests * each)
-        teacher = self.teachers[name]
-        cost = teacher.price.cost(prompt, completion, batched=teacher.batch is not None) if teacher.price else None
-        return TeacherEstimate(name, count.calls, count.requests, 0, prompt, completion, each is not None, cost)
+        return [
+            TeacherEstimate.of(
+                self.teachers[name],
+                rows=count.calls,
+                requests=count.requests,
+                size=count.size,
+                limit=count.limit,
+                mean=count.tokens / count.replies if count.replies else mean,
+            )
+            for name, count in self._counts.items()
+        ]

@@ -23,7 +23,7 @@ from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, TeacherProgress
 from builders.ray_worker import Done, Worker, gpus_of, packed
-from builders.requests import Plan, Request
+from builders.requests import Request, Work
 from builders.teacher import Teacher
 from schemas.errors import InputError, MissingExtraError, TeacherError
 
@@ -62,7 +62,7 @@ class _Seat:
 class _Teacher:
     """One teacher of a run: its plan, as blocks, and how far it is."""
 
-    def __init__(self, plan: Plan, seats: Sequence[_Seat]) -> None:
+    def __init__(self, plan: Work, seats: Sequence[_Seat]) -> None:
         self.plan, self.teacher, self.seats = plan, plan.teacher, seats
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
@@ -97,7 +97,7 @@ class RayEngine(BaseEngine):
 
     def __init__(  # noqa: PLR0913, PLR0917  what a run is made of
         self,
-        plans: Sequence[Plan],
+        plans: Sequence[Work],
         journal: Journal,
         pick: Pick,
         settings: Settings,
@@ -105,7 +105,6 @@ class RayEngine(BaseEngine):
         done: Collection[str] = (),
     ) -> None:
         super().__init__(plans, on_progress, done)
-        self._asked = [plan for plan in plans if plan.teacher.id not in done]
         self._journal, self._pick, self._settings = journal, pick, settings
         self._askers: list[_Teacher] = []
         self._under_way: dict[Any, _Block] = {}
@@ -133,7 +132,7 @@ class RayEngine(BaseEngine):
             if not self.interrupted:  # else nobody wants to know why Ray did not start
                 raise
 
-    def _ask_group(self, ray: Any, plans: Sequence[Plan]) -> None:
+    def _ask_group(self, ray: Any, plans: Sequence[Work]) -> None:
         seats = _seats(ray, [plan.teacher for plan in plans], self._settings)
         teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in plans]
         self._askers += teachers
@@ -351,7 +350,7 @@ def _seats(ray: Any, teachers: Sequence[Teacher], settings: Settings) -> dict[st
     return seats
 
 
-def _groups(plans: Sequence[Plan]) -> list[list[Plan]]:
+def _groups(plans: Sequence[Work]) -> list[list[Work]]:
     """Who is asked at once: all teachers with a URL and one vLLM; further ones want its GPUs, and come after it."""
     served = [plan for plan in plans if plan.teacher.vllm is not None]
     first = [plan for plan in plans if plan.teacher.vllm is None] + served[:1]

@@ -254,7 +254,7 @@ def _options(row: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(value, dict) and set(value) == {"label", "text"} and all(isinstance(v, list) for v in value.values()):
         value = [{"label": label, "text": text} for label, text in zip(value["label"], value["text"], strict=False)]
     elif isinstance(value, dict):
-        value = [{"label": label, "text": text} for label, text in value.items()]
+        value = [{"label": label, "text": text} for label, text in value.items() if text is not None]
     if not isinstance(value, list):
         raise InputError(f"{where(row)}: choices must be a list, not {value!r}")
     options = [o if isinstance(o, dict) else {"text": o} for o in value]

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from helpers_questions import save
 
 from builders import question_parts
 from builders.question_parts import load_parts, write_parts
@@ -19,19 +20,6 @@ from schemas.workspace import Workspace
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(question_parts, "PART_ROWS", 10)
     monkeypatch.setattr(question_parts, "PART_BYTES", 500)
-
-
-def save(frame: pl.DataFrame, file: Path) -> None:
-    """Write rows in the format of the file's ending."""
-    if file.suffix == ".csv":
-        texts = frame.with_columns(pl.col("choices").map_elements(lambda c: json.dumps(list(c)), pl.String))
-        texts.write_csv(file)
-    elif file.suffix == ".jsonl":
-        frame.write_ndjson(file)
-    elif file.suffix == ".json":
-        file.write_text(json.dumps(frame.to_dicts(), indent=1))
-    else:
-        frame.write_parquet(file)
 
 
 FORMATS = pytest.mark.parametrize("name", ["q.parquet", "q.jsonl", "q.json", "q.csv"])
@@ -119,11 +107,11 @@ def test_presets_and_datasets_of_the_hub_give_the_questions_of_the_whole(
     rows = pl.DataFrame(
         [{"goal": f"Dry cup {i}", "sol1": "Use a towel.", "sol2": f"Use lake {i}.", "label": i % 2} for i in range(95)]
     )
-    save_as = "jsonl" if "jsonl" in str(origin) else "parquet"
+    end = "jsonl" if "jsonl" in str(origin) else "parquet"
     data = tmp_path / "data"
     data.mkdir()
-    save(rows.head(50), data / f"train.{save_as}")
-    save(rows.tail(45), data / f"test.{save_as}")
+    save(rows.head(50), data / f"train.{end}")
+    save(rows.tail(45), data / f"test.{end}")
     given = {"path" if "path" in origin else "hub": f"data/{next(iter(origin.values()))}"}
     kind = {"columns": {"question": "goal", "answer": "label"}} if "hub" in origin else {"preset": "piqa"}
     parts, whole = written(tmp_path, **given, **kind)

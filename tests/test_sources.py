@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from helpers_questions import save
 from pydantic import ValidationError
 
 from builders.presets import PRESETS
@@ -18,6 +19,7 @@ from builders.sources import QuestionSource, load_questions, question_notes
 from schemas.errors import InputError
 from schemas.tables import QUESTIONS
 
+ENDS = ("parquet", "json", "jsonl", "csv")
 GOOD = {"question_id": "q1", "question": "What barks?", "choices": ["cat", "dog"], "answer": "B", "split": "train"}
 
 
@@ -38,13 +40,9 @@ def complaint(folder: Path, rows: list[dict[str, Any]], **source: Any) -> str:
 
 def test_all_formats_give_the_same_table(tmp_path: Path) -> None:
     rows = [GOOD, {**GOOD, "question_id": "q2", "question": "What meows?", "answer": "A", "split": "test"}]
-    frame = pl.DataFrame(rows)
-    frame.write_parquet(tmp_path / "q.parquet")
-    (tmp_path / "q.json").write_text(json.dumps(rows))
-    write_lines(tmp_path / "q.jsonl", rows)
-    texts = frame.with_columns(choices=pl.Series([json.dumps(row["choices"]) for row in rows]))
-    texts.write_csv(tmp_path / "q.csv")
-    tables = [load_questions(QuestionSource(path=f"q.{end}"), tmp_path) for end in ("parquet", "json", "jsonl", "csv")]
+    for end in ENDS:
+        save(pl.DataFrame(rows), tmp_path / f"q.{end}")
+    tables = [load_questions(QuestionSource(path=f"q.{end}"), tmp_path) for end in ENDS]
     assert all(table.equals(tables[0]) for table in tables)
     assert tables[0].schema.equals(QUESTIONS.arrow, check_metadata=True)
     first = tables[0].to_pylist()[0]
@@ -55,18 +53,10 @@ def test_all_formats_give_the_same_table(tmp_path: Path) -> None:
 CHOICES_AS_OBJECTS = [{"A": "cat", "B": "dog"}, {"A": "owl", "C": "wolf", "D": "fox"}]
 
 
-@pytest.mark.parametrize("end", ["parquet", "json", "jsonl", "csv"])
+@pytest.mark.parametrize("end", ENDS)
 def test_choices_may_be_an_object_in_every_format(tmp_path: Path, end: str) -> None:
     rows = [{**GOOD, "question_id": f"q{i}", "choices": c, "answer": "A"} for i, c in enumerate(CHOICES_AS_OBJECTS)]
-    if end == "parquet":
-        pl.DataFrame(rows).write_parquet(tmp_path / "q.parquet")
-    elif end == "json":
-        (tmp_path / "q.json").write_text(json.dumps(rows))
-    elif end == "jsonl":
-        write_lines(tmp_path / "q.jsonl", rows)
-    else:
-        texts = [{**row, "choices": json.dumps(row["choices"])} for row in rows]
-        pl.DataFrame(texts).write_csv(tmp_path / "q.csv")
+    save(pl.DataFrame(rows), tmp_path / f"q.{end}")
     found = load_questions(QuestionSource(path=f"q.{end}"), tmp_path)["choices"].to_pylist()
     assert [{c["label"]: c["text"] for c in choices} for choices in found] == CHOICES_AS_OBJECTS
 

@@ -134,7 +134,7 @@ class TeacherAsker:
         self.tasks: set[asyncio.Task[None]] = set()
         self._pick, self._routes, self._shared = pick, routes, shared
         self._pacer = pacer or Pacer(self.teacher.requests_per_minute, self.teacher.tokens_per_minute, time.monotonic)
-        self._ended = asyncio.Event()
+        self._ended, self._left = asyncio.Event(), asyncio.Event()
         self._room = asyncio.Semaphore(4 * self.teacher.max_concurrency)  # in flight, or pausing before a repeat
         self._draw = random.Random(self.teacher.id)
         self._server: VllmServer | None = None
@@ -223,6 +223,11 @@ class TeacherAsker:
             if route is None:
                 await self._rest(min(r.breaker.probe_in() for r in self._routes))
                 continue
+            if not route.gate.has_room and len(self._routes) > 1 and self.progress.in_flight:
+                self._left.clear()  # whichever replica is first to have a place takes the request
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._left.wait(), TICK_S)
+                continue
             await self._pacer.wait()
             ticket = await route.gate.enter()
             if self.end is None and not self._shared.spent() and (probe or not route.breaker.parked):
@@ -233,7 +238,7 @@ class TeacherAsker:
 
     def _least_busy(self) -> Replica | None:
         awake = [r for r in self._routes if not r.breaker.parked]
-        return min(awake, key=lambda r: r.gate.in_flight, default=None)
+        return min(awake, key=lambda r: (not r.gate.has_room, r.gate.in_flight), default=None)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but wake when the teacher is ended."""
@@ -290,6 +295,7 @@ class TeacherAsker:
                 overload=failure is not None and failure.overload,
                 retry_after_s=failure.retry_after_s if failure else None,
             )
+            self._left.set()
         self._heed(outcome, route)
         return _Sent(outcome, (time.perf_counter() - started) * 1000)
 

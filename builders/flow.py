@@ -43,12 +43,17 @@ class Gate:
     def _start_window(self) -> None:
         self._since, self._done, self._refused, self._busiest = self._clock(), 0, 0, 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a request need not wait for another to be answered."""
+        return self.in_flight < int(self.limit) and not self._waiters
+
     async def enter(self) -> int:
         """Wait for a free place, first come first served; return a ticket to hand to `leave`."""
-        if self.in_flight >= int(self.limit) or self._waiters:
-            await self._queue()
-        else:
+        if self.has_room:
             self.in_flight += 1
+        else:
+            await self._queue()
         while (pause := self._pause_until - self._clock()) > 0:
             try:
                 await asyncio.sleep(pause)

@@ -319,6 +319,44 @@ def test_no_file_holds_a_secret(workspace: Workspace, monkeypatch: pytest.Monkey
     assert not [f for f in left if secret.encode() in f.read_bytes()]
 
 
+@pytest.mark.parametrize("transport", ["lean", "openai"])
+def test_a_server_is_left_alone_for_as_long_as_it_asks(workspace: Workspace, transport: str) -> None:
+    came: dict[bytes, list[float]] = {}
+
+    async def busy_at_first(request: web.Request) -> web.Response:
+        body = await request.read()
+        came.setdefault(body, []).append(time.monotonic())
+        if len(came[body]) == 1:
+            return web.Response(status=429, headers={"Retry-After": "0.6"})
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(busy_at_first) as url:
+        build(workspace, [Teacher(id="t", model="m", base_url=url, transport=transport)], FREE)
+    assert by_status(workspace) == {"ok": 25}
+    assert {len(times) for times in came.values()} == {2}
+    assert min(second - first for first, second in came.values()) >= 0.6
+
+
+def test_a_budget_per_minute_holds_for_what_a_server_sees(tmp_path: Path) -> None:
+    came: list[float] = []
+
+    async def reply(request: web.Request) -> web.Response:
+        came.append(time.monotonic())
+        usage = {"prompt_tokens": 50, "completion_tokens": 50}
+        message = {"content": "The answer is (A)."}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+
+    budgets: list[dict[str, Any]] = [
+        {"requests_per_minute": 1200},  # one each 50 ms
+        {"tokens_per_minute": 120_000, "max_concurrency": 1},  # 100 tokens each 50 ms
+    ]
+    with Stub(reply) as url:
+        for number, budget in enumerate(budgets):
+            came.clear()
+            build(make(tmp_path / str(number), 12), [Teacher(id="t", model="m", base_url=url, **budget)], FREE)
+            assert len(came) == 12 and came[-1] - came[0] > 10 * 0.05
+
+
 def test_unusable_replies_that_were_paid_are_counted(workspace: Workspace) -> None:
     seen: Counter[bytes] = Counter()
 
@@ -444,6 +482,13 @@ def test_replicas_share_the_load_and_one_may_be_dead(workspace: Workspace) -> No
         build(workspace, [asked], FREE)
         assert min(one.stats()["received"], two.stats()["received"]) >= 5
     assert by_status(workspace) == {"ok": 25}
+
+
+def test_the_replica_with_the_fewest_in_flight_is_asked(workspace: Workspace) -> None:
+    with SandboxServer(latency_ms=10) as quick, SandboxServer(latency_ms=1000) as slow:
+        asked = Teacher(id="ada", model="sandbox/ada", base_url=(slow.url, quick.url), max_concurrency=3)
+        build(workspace, [asked], FREE)
+        assert slow.stats()["received"] <= 6 and quick.stats()["received"] >= 19
 
 
 def test_teacher_forced_rows_are_marked_and_not_graded(workspace: Workspace) -> None:

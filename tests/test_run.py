@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,24 @@ def test_a_build_stops_at_the_most_requests(cli: Cli, tmp_path: Path) -> None:
         stopped = cli("build", recipe, "--max-requests", "30")
         assert stopped.code == 1 and sandbox.stats()["received"] == 30
         assert cli("build", recipe).code == 0 and sandbox.stats()["received"] == 240
+
+
+def test_without_a_terminal_lines_tell_how_far_a_build_is(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)
+    with SandboxServer(latency_ms=300) as sandbox:
+        recipe = write_recipe(tmp_path / "r.yaml", sandbox.url)
+        data = yaml.safe_load(recipe.read_text())
+        price = {"prompt_per_million": 100.0, "completion_per_million": 100.0}
+        data["teachers"] = [t | {"max_concurrency": 10, "price": price} for t in data["teachers"]]
+        recipe.write_text(yaml.safe_dump(data))
+        ran = cli("build", recipe)
+    number = r"[\d,]+"
+    told = rf"({number}) of 240 rows, {number} requests/s, {number} tokens/s, cost \$[\d.]+(, about {number} s left)?"
+    lines = [found for line in ran.err.splitlines() if (found := re.fullmatch(told, line))]
+    assert len(lines) >= 3 and len({found[1] for found in lines}) >= 2
+    assert any(found[2] for found in lines) and lines[-1][1] == "240"
 
 
 def test_the_environment_of_a_vllm_server_is_not_kept(

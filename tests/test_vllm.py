@@ -123,6 +123,8 @@ for line in sys.stdin:
     message = {{"role": "assistant", "content": "The answer is (A)."}}
     body = {{"choices": [{{"message": message, "finish_reason": "stop"}}]}}
     print(json.dumps({{"id": asked["id"], "status": 200, "body": body}}), flush=True)
+    if "--frail" in sys.argv:
+        sys.exit(1)
 """
 
 
@@ -163,6 +165,18 @@ def test_vllm_that_dies_is_started_again_and_no_row_is_lost(
     killer.join()
     assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
     assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+
+
+def test_vllm_that_keeps_dying_is_given_up_and_the_others_go_on(tmp_path: Path, inside: str) -> None:
+    workspace = make(tmp_path / "ws", 6)
+    frail = Vllm(python=inside, in_process=True, gpus=(), args=("--frail",), restarts=1)
+    sound = Vllm(python=inside, in_process=True, gpus=())
+    asked = [Teacher(id=n, model=n, max_concurrency=1, vllm=v) for n, v in (("frail", frail), ("sound", sound))]
+    summary = build(workspace, asked, FREE)
+    assert len(pids(workspace, "frail")) == 2
+    assert summary.exit_code == 1 and summary.rows[1].statuses == {"ok": 6}
+    assert summary.rows[0].statuses["failed"] >= 4 and summary.rows[0].total == 6
+    assert f"teacher 'frail': vLLM died 2 times: see {workspace.private}/logs/vllm-frail.log" in summary.advice
 
 
 def test_what_prevents_vllm_in_process_is_one_sentence(tmp_path: Path, inside: str) -> None:

@@ -6,14 +6,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from xxhash import xxh64_intdigest
 
+from builders.asker import Asker
 from builders.build import build, estimate, retry, status
 from builders.prompt import Prompt, Question
 from builders.route import Route
 from builders.sandbox import SandboxServer, questions
 from builders.teacher import Teacher
+from purifiers import encoder
+from purifiers.equipment import Equipment
 from purifiers.majority import Majority
 from purifiers.plackett_luce import PlackettLuce
+from purifiers.registry import METHODS, method
 from purifiers.run import publish
 from schemas.corpus import Corpus
 from schemas.database import query
@@ -83,6 +88,50 @@ def test_a_router_that_chooses_a_stranger_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"chose for 1 of \d questions"):
             build(workspace, teachers(sandbox), FREE, route=lambda batch: [{"ada"}])
         assert sandbox.stats()["received"] == 0
+
+
+def hashed(texts: Sequence[str], *_: object) -> np.ndarray:
+    """A vector per text that depends on it alone, in place of an encoder's."""
+    return np.stack([np.random.default_rng(xxh64_intdigest(text.encode())).normal(size=8) for text in texts]).astype(
+        np.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One teacher asked each question, and some questions without any."""
+    workspace = make(tmp_path_factory.mktemp("routed") / "ws", 60)
+
+    def one(batch: Sequence[Question]) -> list[set[str]]:
+        return [
+            {NAMES[n % 3]} if n % 10 else set() for n in (xxh64_intdigest(q["question_id"].encode()) for q in batch)
+        ]
+
+    with SandboxServer() as sandbox:
+        build(workspace, teachers(sandbox), FREE, route=one)
+    return workspace
+
+
+NEEDS_A_STUDENT = {"comprehension", "gate", "teacher-selection", "utility"}
+SHORT = {"training": {"epochs": 1}}
+SETTINGS: dict[str, dict[str, object]] = {"aggregate": {"judge": "ada"}, "classifier": SHORT, "similarity": SHORT}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - NEEDS_A_STUDENT - {"oracle"}))
+def test_every_purifier_copes_with_one_teacher_a_question(
+    routed: Workspace, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoder, "_encode", hashed)
+    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path))
+    answered = {row["question_id"]: row["teacher_id"] for row in query(routed, "FROM responses").to_pylist()}
+    settings = SETTINGS.get(name, {})
+    with SandboxServer() as sandbox:
+        asker = Asker(routed, teachers(sandbox))
+        publish(routed, method(name)(**settings).equipped(Equipment(asker=asker)))
+    kept = query(routed, f"SELECT question_id, teacher_id FROM purified WHERE method = '{name}'").to_pylist()
+    rejected = query(routed, f"SELECT question_id FROM rejected WHERE method = '{name}'").to_pylist()
+    assert {row["question_id"] for row in kept + rejected} == set(routed.read_questions()["question_id"].to_pylist())
+    assert kept and all(answered[row["question_id"]] == row["teacher_id"] for row in kept)
 
 
 def best_of(fitted: PlackettLuce, k: int) -> Route:

@@ -1,4 +1,4 @@
-"""Starts vLLM for a teacher, waits until it is healthy, starts it again when it dies, and stops it.
+"""Starts vLLM for a teacher, waits until it is healthy, starts it again when it dies or hangs, and stops it.
 
 The server is a process of its own, from an environment of its own (vLLM pins its own torch), bound to this machine.
 What it prints goes to ``.raffinate/logs/vllm-<teacher>.log``.
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 STOP_S = 20  # between asking it to stop and killing it
+LOOK_S = 5  # between looks at a running server's health
+HANG_S = 120  # without a sign of health: a server that is merely busy answers sooner
 _PR_SET_PDEATHSIG = 1
 
 
@@ -142,20 +144,36 @@ class VllmServer:
         return TeacherError(f"teacher '{self._teacher.id}': {what}: see {self._log}")
 
     async def watch(self, going: Callable[[], bool]) -> None:
-        """Start it again whenever it dies.
+        """Start it again whenever it dies or hangs.
 
         Raises:
-            TeacherError: it died once more than it may, or does not come up again.
+            TeacherError: it did so once more than it may, or does not come up again.
         """
         for left in range(self._spec.restarts, -1, -1):
             if self._process is not None:
-                await self._process.wait()
+                await self._lost(self._process)
                 self._signal(signal.SIGKILL)  # what it started may outlive it, and hold the GPUs
+                await self._process.wait()
             self.healthy.clear()
             if not left:
                 raise self._failed(f"vLLM died {self._spec.restarts + 1} times")
             if going():
                 await self.start(going)
+
+    async def _lost(self, process: asyncio.subprocess.Process) -> None:
+        """Return once it has ended, or has shown no sign of health for `HANG_S`."""
+        now = asyncio.get_running_loop().time
+        seen, ending = now(), asyncio.create_task(process.wait())
+        try:
+            while not (await asyncio.wait([ending], timeout=LOOK_S))[0]:
+                if await self._is_healthy():
+                    seen = now()
+                elif now() - seen > HANG_S:
+                    with self._log.open("ab") as log:
+                        log.write(b"raffinate: it no longer answers /health, and is killed\n")
+                    return
+        finally:
+            ending.cancel()
 
     async def stop(self) -> None:
         """End it and all that it started."""

@@ -19,7 +19,7 @@ import vllm_env
 import yaml
 from pydantic import ValidationError
 
-from builders import vllm_inside
+from builders import vllm_inside, vllm_server
 from builders.ask import Settings
 from builders.build import build
 from builders.endpoints import check_endpoints
@@ -165,6 +165,29 @@ def test_vllm_that_dies_is_started_again_and_no_row_is_lost(
     killer.join()
     assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
     assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+
+
+def test_vllm_that_hangs_is_killed_and_started_again(
+    tmp_path: Path, stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "LOOK_S", 0.2)
+    monkeypatch.setattr(vllm_server, "HANG_S", 1.0)
+    workspace = make(tmp_path / "ws", 60)
+    spec = Vllm(python=stand_in, args=("--latency", "200"))
+    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=spec)
+
+    def stop() -> None:
+        while not kept(workspace):
+            time.sleep(0.02)
+        os.kill(pids(workspace, "ada")[0], signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    summary = build(workspace, [teacher], FREE)
+    stopper.join()
+    assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
+    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+    assert "no longer answers /health" in log_of(workspace, "ada")
 
 
 def test_vllm_that_keeps_dying_is_given_up_and_the_others_go_on(tmp_path: Path, inside: str) -> None:

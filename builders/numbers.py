@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -162,9 +163,11 @@ class _LatexWorker:
         with self._lock:
             process = self._process = self._process or self._start()
             assert process.stdin and process.stdout
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            said = process.stdout.readline()
+            said = ""
+            with suppress(OSError):  # somebody killed it
+                process.stdin.write(line + "\n")
+                process.stdin.flush()
+                said = process.stdout.readline()
             if not said:
                 self._end()
             return said.strip() or None
@@ -180,7 +183,8 @@ class _LatexWorker:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            with suppress(OSError):
+                process.communicate()
 
 
 _LATEX_WORKER = _LatexWorker()

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from builders import vllm_inside, vllm_server
 from builders.ask import Settings
-from builders.build import build
+from builders.build import BuildSummary, build
 from builders.endpoints import check_endpoints
 from builders.journal import own_file
 from builders.prompt import Prompt
@@ -146,25 +146,31 @@ def kept(workspace: Workspace) -> int:
         return 0
 
 
+def asked_while_signalled(workspace: Workspace, spec: Vllm, number: int) -> BuildSummary:
+    """A build whose vLLM is sent a signal after its first answer, and is then started once more."""
+    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=spec)
+
+    def send() -> None:
+        while not kept(workspace):
+            time.sleep(0.02)
+        os.kill(pids(workspace, "ada")[0], number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    summary = build(workspace, [teacher], FREE)
+    sender.join()
+    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
+    return summary
+
+
 @pytest.mark.parametrize("in_process", [False, True])
 def test_vllm_that_dies_is_started_again_and_no_row_is_lost(
     tmp_path: Path, stand_in: str, inside: str, in_process: bool
 ) -> None:
     workspace = make(tmp_path / "ws", 60)
     spec = Vllm(python=inside if in_process else stand_in, in_process=in_process, args=("--latency", "200"))
-    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=spec)
-
-    def kill() -> None:
-        while not kept(workspace):
-            time.sleep(0.02)
-        os.kill(pids(workspace, "ada")[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    summary = build(workspace, [teacher], FREE)
-    killer.join()
+    summary = asked_while_signalled(workspace, spec, signal.SIGKILL)
     assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
-    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
 
 
 def test_vllm_that_hangs_is_killed_and_started_again(
@@ -174,19 +180,8 @@ def test_vllm_that_hangs_is_killed_and_started_again(
     monkeypatch.setattr(vllm_server, "HANG_S", 1.0)
     workspace = make(tmp_path / "ws", 60)
     spec = Vllm(python=stand_in, args=("--latency", "200"))
-    teacher = Teacher(id="ada", model="sandbox/ada", max_concurrency=4, vllm=spec)
-
-    def stop() -> None:
-        while not kept(workspace):
-            time.sleep(0.02)
-        os.kill(pids(workspace, "ada")[0], signal.SIGSTOP)
-
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    summary = build(workspace, [teacher], FREE)
-    stopper.join()
+    summary = asked_while_signalled(workspace, spec, signal.SIGSTOP)
     assert summary.exit_code == 0 and summary.rows[0].statuses == {"ok": 60}
-    assert len(pids(workspace, "ada")) == 2 and not any(map(alive, pids(workspace, "ada")))
     assert "no longer answers /health" in log_of(workspace, "ada")
 
 

@@ -20,17 +20,9 @@ CHOOSERS = [name for name in METHODS if method(name).chooses and Signal.LLM not 
 STUDENT = Equipment(student=CountingStudent())
 
 
-def vectors(texts: list[str], _: str) -> np.ndarray:
-    """A stand-in for an encoder: the lengths of words, as directions."""
-    lengths = [np.bincount([len(word) % 8 for word in text.split()], minlength=8) for text in texts]
-    return np.array([v / max(np.linalg.norm(v), 1e-9) for v in lengths], np.float32).reshape(len(texts), 8)
-
-
 @pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+def corpus(tmp_path: Path, stub_encoder: None) -> Corpus:
     """Four teachers; delta answers every second question, gamma not the first ten, nobody the sixth."""
-    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "vectors"))
-    monkeypatch.setattr("purifiers.encoder._encode", vectors)
     whole = Corpus.of(make_workspace(tmp_path / "ws", 50, ("alpha", "beta", "gamma", "delta"), methods=False))
     whole.usable[1::2, 3] = False
     whole.usable[:10, 2] = False

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-import xxhash
 from helpers_arrays import corpus_of
 from helpers_cli import Cli, contents
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
+from helpers_encoder import hashed
 
 from purifiers import encoder, registry
 from purifiers.base import NO_RESPONSE, Purified, Purifier, Scores, Signal, Synthesis, choose, softmax
@@ -44,22 +44,6 @@ from schemas.tables import PURIFIED, REJECTED
 from schemas.workspace import Workspace
 
 Floats = npt.NDArray[np.float64]
-
-
-def hashed(texts: list[str], _: str) -> npt.NDArray[np.float32]:
-    """Eight-dimensional unit vectors that depend on the words of a text, in place of a real encoder."""
-    rows = []
-    for text in texts:
-        words = [np.random.default_rng(xxhash.xxh3_64_intdigest(w.encode())).normal(size=8) for w in text.split()]
-        rows.append(np.sum(words, axis=0))
-    vectors = np.array(rows, np.float32).reshape(len(texts), 8)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@pytest.fixture
-def stub_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(encoder, "_encode", hashed)
-    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "embeddings"))
 
 
 def taken(kept: Purified) -> list[int]:

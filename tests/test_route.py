@@ -14,7 +14,6 @@ from builders.prompt import Prompt, Question
 from builders.route import Route
 from builders.sandbox import SandboxServer, questions
 from builders.teacher import Teacher
-from purifiers import encoder
 from purifiers.equipment import Equipment
 from purifiers.majority import Majority
 from purifiers.plackett_luce import PlackettLuce
@@ -90,13 +89,6 @@ def test_a_router_that_chooses_a_stranger_is_refused(tmp_path: Path) -> None:
         assert sandbox.stats()["received"] == 0
 
 
-def hashed(texts: Sequence[str], *_: object) -> np.ndarray:
-    """A vector per text that depends on it alone, in place of an encoder's."""
-    return np.stack([np.random.default_rng(xxh64_intdigest(text.encode())).normal(size=8) for text in texts]).astype(
-        np.float32
-    )
-
-
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One teacher asked each question, and some questions without any."""
@@ -117,12 +109,9 @@ SHORT = {"training": {"epochs": 1}}
 SETTINGS: dict[str, dict[str, object]] = {"aggregate": {"judge": "ada"}, "classifier": SHORT, "similarity": SHORT}
 
 
+@pytest.mark.usefixtures("stub_encoder")
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - NEEDS_A_STUDENT - {"oracle"}))
-def test_every_purifier_copes_with_one_teacher_a_question(
-    routed: Workspace, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(encoder, "_encode", hashed)
-    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path))
+def test_every_purifier_copes_with_one_teacher_a_question(routed: Workspace, name: str) -> None:
     answered = {row["question_id"]: row["teacher_id"] for row in query(routed, "FROM responses").to_pylist()}
     settings = SETTINGS.get(name, {})
     with SandboxServer() as sandbox:

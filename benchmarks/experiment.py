@@ -135,14 +135,15 @@ def teachers(world: World | None) -> list[SandboxTeacher]:
 def make(folder: Path, world: World | None) -> Workspace:
     """Make a workspace, or open it: questions, with gold on a share of the train questions, and every answer."""
     workspace = Workspace.create(folder)
-    sizes, domains = (world or World()).sizes, (world or World()).domains
-    n = sum(sizes)
+    like = world or World()
+    n = sum(like.sizes)
     answers = sum(pq.read_metadata(file).num_rows for file in folder.glob("responses/*/*.parquet"))
     if answers == n * len(teachers(world)):
         return workspace  # asked anew, at another port, they would be new answers, and all students trained again
-    table = questions(n, 0, domains, (sizes[0] / n, sizes[1] / n, sizes[2] / n))
+    train, validation, test = like.sizes
+    table = questions(n, 0, like.domains, (train / n, validation / n, test / n))
     with workspace.lock():
-        workspace.write_questions(_unlabelled(table, 1 - world.labelled if world else 0.0))
+        workspace.write_questions(_unlabelled(table, 1 - like.labelled))
     with SandboxServer(teachers=teachers(world)) as server:
         asked = [Teacher(id=t.name, model=t.model, base_url=server.url) for t in teachers(world)]
         summary = build(workspace, asked, Prompt.load("free"), Settings())

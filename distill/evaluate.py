@@ -115,9 +115,9 @@ def _room(student: StudentModel, questions: Questions) -> int:
     return min(longest + SPARE, NEW_TOKENS, student.spec.max_target)
 
 
-def write(student: StudentModel, prompts: Sequence[str], new_tokens: int, *, most: int | None = None) -> list[str]:
-    """The greedy continuation of each prompt (prefix included), in passes of about ``most`` tokens."""
-    most = most or MOST.get(student.device.type, MOST["cpu"])
+def write(student: StudentModel, prompts: Sequence[str], new_tokens: int) -> list[str]:
+    """The greedy continuation of each prompt (prefix included), in passes of about `MOST` tokens."""
+    most = MOST.get(student.device.type, MOST["cpu"])
     texts = Texts.of(student.encoder.prompts(prompts))
     order = np.argsort(texts.lengths, kind="stable")[::-1]
     said = [""] * len(prompts)

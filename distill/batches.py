@@ -8,7 +8,7 @@ so a training can go on from any step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Arrays = dict[str, npt.NDArray[Any]]
+Room = Callable[[int], int]
 
 WINDOW = 8
 """Batches among which questions are sorted by length: more saves padding, fewer mixes better."""
@@ -206,16 +209,33 @@ def _best_cut(order: Ints, a: Ints, b: Ints) -> tuple[int, int, Ints]:
     return int(cost[best]), best + 1, order
 
 
-def padded(texts: Texts, chosen: Ints, fill: int) -> npt.NDArray[np.int64]:
-    """(B, L) the chosen sequences, ``fill`` after their end."""
+def exactly(size: int) -> int:
+    """No room beyond what is needed."""
+    return size
+
+
+def padded(texts: Texts, chosen: Ints, fill: int, room: Room = exactly) -> Ints:
+    """(B, L) the chosen sequences, ``fill`` after their end; both sizes as ``room`` makes them."""
     lengths = texts.lengths[chosen]
-    out = np.full((len(chosen), int(lengths.max(initial=0))), fill, np.int64)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate([texts[i] for i in chosen])
+    out = np.full((room(len(chosen)), room(int(lengths.max(initial=0)))), fill, np.int64)
+    there = np.zeros(out.shape, bool)
+    there[: len(chosen)] = np.arange(out.shape[1]) < lengths[:, None]
+    out[there] = np.concatenate([texts[i] for i in chosen])
     return out
 
 
-def as_tensors(arrays: dict[str, npt.NDArray[Any]], device: Any) -> dict[str, Any]:
-    """The arrays as tensors on a device."""
+def filled(array: npt.NDArray[Any], shape: tuple[int, ...], fill: float) -> npt.NDArray[Any]:
+    """The array in the corner of a larger one."""
+    out = np.full(shape, fill, array.dtype)
+    out[tuple(slice(size) for size in array.shape)] = array
+    return out
+
+
+def as_tensors(arrays: Arrays, device: torch.device) -> dict[str, torch.Tensor]:
+    """The arrays as tensors on a device; a GPU's copies do not wait for what it is at."""
     import torch
 
-    return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items()}
+    tensors = {name: torch.from_numpy(a) for name, a in arrays.items()}
+    if device.type == "cuda":
+        tensors = {name: t.pin_memory() for name, t in tensors.items()}
+    return {name: t.to(device, non_blocking=True) for name, t in tensors.items()}

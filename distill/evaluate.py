@@ -34,8 +34,8 @@ Measure = Literal["generation", "likelihood"]
 NEW_TOKENS = 64
 """Most tokens of a predicted answer, as in TinyLLM's code."""
 SPARE = 8
-MOST = {"cpu": 32768, "cuda": 65536}
-"""Tokens in a pass of writing: on a GPU a token costs little beside its launches; a pass too large is halved."""
+MOST = 32768
+"""Tokens in a pass of writing, where memory does not say."""
 LINE = re.compile(r"the answer is\s+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -116,8 +116,8 @@ def _room(student: StudentModel, questions: Questions) -> int:
 
 
 def write(student: StudentModel, prompts: Sequence[str], new_tokens: int) -> list[str]:
-    """The greedy continuation of each prompt (prefix included), in passes of about `MOST` tokens."""
-    most = MOST.get(student.device.type, MOST["cpu"])
+    """The greedy continuation of each prompt (prefix included), in as few passes as memory allows."""
+    most = tokens_in_memory(student)
     texts = Texts.of(student.encoder.prompts(prompts))
     order = np.argsort(texts.lengths, kind="stable")[::-1]
     said = [""] * len(prompts)
@@ -131,6 +131,22 @@ def write(student: StudentModel, prompts: Sequence[str], new_tokens: int) -> lis
         part, order = order[:size], order[size:]
         in_halves(compute, part)
     return said
+
+
+def tokens_in_memory(student: StudentModel) -> int:
+    """How many tokens a pass of writing may have, prompts included; one that is too large is halved.
+
+    On a GPU each of them costs little beside the launches of a step, which all rows of a pass share. So there it is the
+    tokens whose keys and values (float32, and as many heads as there are at most) fill half of the memory that is free.
+    """
+    import torch
+
+    if student.device.type != "cuda":
+        return MOST
+    config = student.model.config.get_text_config(decoder=True)
+    of_a_token = 2 * 4 * config.hidden_size * config.num_hidden_layers
+    free, _ = torch.cuda.mem_get_info(student.device)
+    return max(int(free // 2 // of_a_token), MOST)
 
 
 def _write(student: StudentModel, texts: Texts, part: Ints, new_tokens: int) -> list[str]:

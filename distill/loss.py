@@ -15,9 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from distill.batches import Ints, Rows, as_tensors, padded, passes
+from distill.batches import Arrays, Floats, Ints, Room, Rows, as_tensors, exactly, filled, padded, passes
 from distill.memory import in_halves
 
 if TYPE_CHECKING:
@@ -26,9 +25,11 @@ if TYPE_CHECKING:
     from distill.model import StudentModel
     from distill.spec import Training
 
-Floats = npt.NDArray[np.float64]
+NOTHING = -100
+"""The token of a place that does not count."""
+INPUTS = ("input_ids", "attention_mask", "decoder_input_ids")
 PLACES = ("at", "said", "row")
-"""What `_places` finds of target tokens."""
+"""Of target tokens: where their logits are, counted row by row, what they are, and in which row."""
 
 
 def coefficients(rows: Rows, chosen: Ints, task_weight: Floats, normalise: str) -> tuple[Floats, Floats]:
@@ -52,61 +53,76 @@ def coefficients(rows: Rows, chosen: Ints, task_weight: Floats, normalise: str) 
 
 def row_nll(student: StudentModel, rows: Rows, chosen: Ints) -> Tensor:
     """(B,) sum over each target's tokens of -log p(token | prompt, tokens before it), in nats; one forward pass."""
-    import torch
-
-    logits, said, row = (_seq2seq if student.is_seq2seq else _decoder)(student, rows, chosen)
-    flat = torch.nn.functional.cross_entropy(logits.float(), said, reduction="none")
-    return torch.zeros(len(chosen), device=flat.device, dtype=flat.dtype).index_add_(0, row, flat)
+    return nll_of_pass(student, as_tensors(pass_arrays(student, rows, chosen), student.device))
 
 
-def _seq2seq(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor, Tensor]:
-    """For all target tokens of an encoder-decoder, end to end: their logits, the tokens, and the row of each."""
-    config, pad = student.model.config, student.encoder.tokenizer.pad_token_id
-    source, target = padded(rows.source, chosen, pad), padded(rows.target, chosen, -100)
-    start = np.full((len(chosen), 1), config.decoder_start_token_id)
-    begun = np.where(target < 0, pad, target)[:, :-1]
-    mask = np.arange(source.shape[1]) < rows.source.lengths[chosen][:, None]
+def pass_arrays(student: StudentModel, rows: Rows, chosen: Ints, room: Room = exactly) -> Arrays:
+    """What one forward pass needs of B rows: token ids, and where the target tokens are that its logits are wanted of.
+
+    Args:
+        student: its tokens and kind.
+        rows: all rows.
+        chosen: (B,) the rows of the pass.
+        room: a size made larger: of the batch, of each length, and of the wanted places. What is added counts for
+            nothing: rows of padding, and places whose token is `NOTHING`.
+    """
+    pad = student.encoder.tokenizer.pad_token_id
+    if student.is_seq2seq:
+        arrays, labels = _seq2seq(rows, chosen, pad, student.model.config.decoder_start_token_id, room)
+    else:
+        arrays, labels = _decoder(rows, chosen, pad, room)
+    row, column = np.nonzero(labels >= 0)  # found here: a GPU would wait
+    places = {"at": row * labels.shape[1] + column, "said": labels[row, column], "row": row}
+    size = room(len(row))
+    return arrays | {name: filled(place, (size,), NOTHING if name == "said" else 0) for name, place in places.items()}
+
+
+def _seq2seq(rows: Rows, chosen: Ints, pad: int, start: int, room: Room) -> tuple[Arrays, Ints]:
+    """Of an encoder-decoder: both of its inputs, the mask of the one, and (B, L) what it is to say."""
+    source, labels = padded(rows.source, chosen, pad, room), padded(rows.target, chosen, NOTHING, room)
+    mask = filled(np.arange(source.shape[1]) < rows.source.lengths[chosen][:, None], source.shape, fill=False)
+    mask[len(chosen) :, 0] = True  # attention to nothing at all is not a number
+    begun = np.where(labels < 0, pad, labels)[:, :-1]
     arrays = {
         "input_ids": source,
         "attention_mask": mask.astype(np.int64),
-        "decoder_input_ids": np.concatenate([start, begun], axis=1),  # padded on the right: no token looks there
-        **_places(target),
+        "decoder_input_ids": np.insert(begun, 0, start, axis=1),  # padded on the right: no token looks there
     }
-    inputs = as_tensors(arrays, student.device)
-    at, said, row = (inputs.pop(name) for name in PLACES)
-    logits = student.model(**inputs, use_cache=False).logits
-    return logits.flatten(0, 1)[at], said, row
+    return arrays, labels
 
 
-def _decoder(student: StudentModel, rows: Rows, chosen: Ints) -> tuple[Tensor, Tensor, Tensor]:
+def _decoder(rows: Rows, chosen: Ints, pad: int, room: Room) -> tuple[Arrays, Ints]:
     """The same of a decoder: prompt and target are one sequence, padded on the right, the target alone counts."""
-    prompt, target = rows.source.lengths[chosen], rows.target.lengths[chosen]
-    length = prompt + target
+    prompt = rows.source.lengths[chosen]
+    length = prompt + rows.target.lengths[chosen]
     place = np.arange(int(length.max()))
-    ids = np.full((len(chosen), len(place)), student.encoder.tokenizer.pad_token_id, np.int64)
+    ids = np.full((len(chosen), len(place)), pad, np.int64)
     both = [part for i in chosen for part in (rows.source[i], rows.target[i])]
     ids[place < length[:, None]] = np.concatenate(both)
-    labels = np.where((place >= prompt[:, None]) & (place < length[:, None]), ids, -100)
-    next_one = np.concatenate([labels[:, 1:], np.full((len(chosen), 1), -100)], axis=1)
-    inputs = as_tensors({"input_ids": ids, **_places(next_one)}, student.device)
-    at, said, row = (inputs.pop(name) for name in PLACES)
-    return _logits(student, inputs["input_ids"], at), said, row
+    said = np.where((place >= prompt[:, None]) & (place < length[:, None]), ids, NOTHING)
+    labels = np.insert(said[:, 1:], said.shape[1] - 1, NOTHING, axis=1)
+    shape = room(len(chosen)), room(len(place))
+    return {"input_ids": filled(ids, shape, pad)}, filled(labels, shape, NOTHING)
 
 
-def _logits(student: StudentModel, ids: Tensor, at: Tensor) -> Tensor:
+def nll_of_pass(student: StudentModel, inputs: dict[str, Tensor]) -> Tensor:
+    """(B,) as `row_nll`, of what `pass_arrays` made; rows that were added have 0."""
+    import torch
+
+    at, said, row = (inputs[name] for name in PLACES)
+    logits = _logits(student, {name: given for name, given in inputs.items() if name in INPUTS}, at)
+    flat = torch.nn.functional.cross_entropy(logits.float(), said, reduction="none", ignore_index=NOTHING)
+    return torch.zeros(len(inputs["input_ids"]), device=flat.device, dtype=flat.dtype).index_add_(0, row, flat)
+
+
+def _logits(student: StudentModel, inputs: dict[str, Tensor], at: Tensor) -> Tensor:
     """Logits at the wanted places, counted row by row; the head is computed there alone, where the model allows it."""
     if student.head is not None:
-        hidden = student.body(input_ids=ids, use_cache=False).last_hidden_state
-        found: Tensor = student.head(hidden.flatten(0, 1)[at])
+        hidden = student.body(**inputs, use_cache=False).last_hidden_state
+        found: Tensor = student.head(hidden.flatten(0, 1).index_select(0, at))
         return found
-    logits: Tensor = student.model(input_ids=ids, use_cache=False).logits
-    return logits.flatten(0, 1)[at]
-
-
-def _places(labels: Ints) -> dict[str, Ints]:
-    """Where (B, L) labels are known, counted row by row; what they are, and whose. Found here: a GPU would wait."""
-    row, column = np.nonzero(labels >= 0)
-    return dict(zip(PLACES, (row * labels.shape[1] + column, labels[row, column], row), strict=True))
+    logits: Tensor = student.model(**inputs, use_cache=False).logits
+    return logits.flatten(0, 1).index_select(0, at)
 
 
 def task_weights(rows: Rows, training: Training, teachers: tuple[str, ...]) -> Floats:
@@ -120,7 +136,7 @@ def task_weights(rows: Rows, training: Training, teachers: tuple[str, ...]) -> F
 
 
 def nll_of(student: StudentModel, rows: Rows, *, most: int = 16384) -> Floats:
-    """(R,) nll of every row, without gradients and in float32, in passes of at most ``most`` tokens."""
+    """(R,) nll of every row, without gradients and in float32, in passes of ``most`` tokens or fewer."""
     import torch
 
     found = np.zeros(len(rows))

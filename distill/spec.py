@@ -11,6 +11,10 @@ TINY = ("tiny-seq2seq", "tiny-causal")
 Objective = Literal["multitask", "rationale-then-answer", "fine-tuning"]
 
 
+CHANGE_NO_WEIGHT = frozenset({"checkpoint_every", "tokens_per_pass", "cuda_graphs"})
+"""Settings of a training that say how it is computed: beyond rounding, and dropout's draws on a GPU, all the same."""
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,6 +89,11 @@ class Training(_Settings):
         ge=64,
         description="most tokens in memory at a time; a larger batch is accumulated from several passes, which "
         "changes no gradient",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="on a GPU, record the passes of each shape that comes again, and launch them at a stroke; false: "
+        "launch every operation anew, slower and in less memory",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, description="null: 3e-3 for a tiny student, 2e-4 for adapters, 5e-5 otherwise"

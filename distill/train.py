@@ -21,14 +21,15 @@ import numpy as np
 import orjson
 
 from distill import checkpoint, several
-from distill.batches import Ints, Order, overhead, passes, rows_of, rows_of_pairs
+from distill.batches import Floats, Ints, Order, filled, overhead, passes, rows_of, rows_of_pairs
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
-from distill.loss import coefficients, nll_of, row_nll, task_weights
+from distill.graphs import Passes
+from distill.loss import coefficients, nll_of, nll_of_pass, pass_arrays, task_weights
 from distill.memory import ran_out
 from distill.model import StudentModel
-from distill.spec import Training
+from distill.spec import CHANGE_NO_WEIGHT, Training
 from schemas.errors import InputError, RaffinateError
 from schemas.layout import PREDICT
 
@@ -160,6 +161,7 @@ class _Run:
         supported = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.bf16 = supported if training.bf16 is None else training.bf16
         self.at, self.best = Progressed(), dict[str, Any]()
+        self.sums = torch.zeros(2, device=self.device)  # of a step: the losses of answers and of rationales
         self.unseen: list[torch.Tensor] = []  # losses of steps that nobody has looked at yet
         self.had: list[tuple[bool, bool]] = []  # and whether they had answers, and rationales
         self.validated: float | None = None
@@ -171,7 +173,7 @@ class _Run:
 
     def _identity(self, examples: Examples) -> str:
         """Changes with what is trained, on what, and how; not with how often a checkpoint is written."""
-        settings = self.training.model_dump(exclude={"checkpoint_every", "tokens_per_pass"})
+        settings = self.training.model_dump(exclude=set(CHANGE_NO_WEIGHT))
         digest = hashlib.sha256(orjson.dumps([self.student.spec.model_dump(), settings, examples.method, self.steps]))
         rows = self.rows
         for array in (rows.source.ids, rows.target.ids, rows.task, rows.weight, rows.question):
@@ -186,10 +188,11 @@ class _Run:
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
+        compute = Passes(self._pass, self.device, record=self.training.cuda_graphs)
         with torch.random.fork_rng(devices), _asked_to_stop() as asked:
             self.student.model.train()
             while self.at.step < self.steps and not self._had_enough():
-                self._step()
+                self._step(compute)
                 if self.at.step % self.eval_every == 0 or self.at.step == self.steps:
                     self._validate()
                 stops = several.most(asked.is_set()) > 0
@@ -199,7 +202,7 @@ class _Run:
                     raise KeyboardInterrupt
             self._look()
             self._checkpoint()
-        return self._done()
+        return self._done(compute.given_up)
 
     def _had_enough(self) -> bool:
         return self.training.patience is not None and self.at.waited >= self.training.patience
@@ -224,25 +227,24 @@ class _Run:
             f"it (no result changes), lora_rank, or a smaller model{kept}"
         )
 
-    def _step(self) -> None:
+    def _step(self, compute: Passes) -> None:
         """One optimiser step: passes, clipping, AdamW."""
         import torch
 
         started = time.perf_counter()
         number = self.at.step
-        torch.manual_seed((self.training.seed * 1_000_003 + number) * several.world() + several.rank())  # dropout
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(number)
         chosen = self.order.step(number)
         within, whole = coefficients(self.rows, chosen, self.task_weight, self.training.normalise)
         used = whole > 0
         with self._in_memory():
-            losses = self._passes(chosen[used], within[used], whole[used])
+            losses = self._losses(compute, chosen[used], np.stack([within[used], whole[used]]))
         several.add_up(self.weights.values(), losses)
         with self._in_memory():
             torch.nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip)
             self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=not compute.records)  # a graph adds to the gradients that it knows
         self.at.step += 1
         length, explains = self.lengths[chosen[used]], self.rows.task[chosen[used]] > 0
         self.at.tokens += int(length.sum())
@@ -254,24 +256,53 @@ class _Run:
         self.at.seconds += time.perf_counter() - started
         self._tell()
 
-    def _passes(self, chosen: Ints, within: Any, whole: Any) -> torch.Tensor:
-        """Add the gradients of a step's rows on this device; return (loss of answers, of rationales)."""
+    def _losses(self, compute: Passes, chosen: Ints, share: Floats) -> torch.Tensor:
+        """Add the gradients of a step's rows on this device; return (loss of answers, of rationales).
+
+        Args:
+            compute: a pass at a time.
+            chosen: (S,) rows.
+            share: (2, S) how much each counts within its task, and in the whole loss.
+        """
+        try:
+            self._passes(compute, chosen, share)
+        except Exception as error:
+            if not (compute.records and ran_out(error)):
+                raise
+            compute.give_up("memory ran out")
+        else:
+            return self._mean_over_tasks(chosen)
+        self.optimiser.zero_grad(set_to_none=True)  # out of the handler, which holds on to the tensors
+        self._passes(compute, chosen, share)
+        return self._mean_over_tasks(chosen)
+
+    def _passes(self, compute: Passes, chosen: Ints, share: Floats) -> None:
         import torch
 
-        losses = torch.zeros(2, device=self.device)
+        torch.manual_seed((self.training.seed * 1_000_003 + self.at.step) * several.world() + several.rank())  # dropout
+        self.sums.zero_()
         mine = several.share(chosen)
         place = {int(row): i for i, row in enumerate(chosen)}
-        tasks = max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
         cost, joined = overhead(self.device), not self.student.is_seq2seq
         for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
-            at = np.array([place[int(row)] for row in part])
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                nll = row_nll(self.student, self.rows, part)
-            weights = torch.tensor(np.stack([whole[at], within[at]]), dtype=nll.dtype, device=self.device)
-            (nll * weights[0]).sum().backward()  # type: ignore[no-untyped-call]
-            kind = torch.from_numpy((self.rows.task[part] > 0).astype(np.int64)).to(self.device)
-            losses.index_add_(0, kind, nll.detach() * weights[1])
-        losses[1] /= tasks
+            arrays = pass_arrays(self.student, self.rows, part, compute.room)
+            within, whole = share[:, [place[int(row)] for row in part]].astype(np.float32)
+            of_rows = {"within": within, "whole": whole, "kind": (self.rows.task[part] > 0).astype(np.int64)}
+            size = arrays["input_ids"].shape[:1]
+            compute.run(arrays | {name: filled(array, size, 0) for name, array in of_rows.items()})
+
+    def _pass(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Forward and backward: what may be recorded."""
+        import torch
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            nll = nll_of_pass(self.student, inputs)
+        (nll * inputs["whole"]).sum().backward()  # type: ignore[no-untyped-call]
+        self.sums.index_add_(0, inputs["kind"], nll.detach() * inputs["within"])
+
+    def _mean_over_tasks(self, chosen: Ints) -> torch.Tensor:
+        losses = self.sums.clone()
+        losses[1] /= max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
         return losses
 
     def rate(self, step: int) -> float:
@@ -335,7 +366,7 @@ class _Run:
             self._look()
             checkpoint.write(self.folder, self.identity, self.at, self._state(), self.best)
 
-    def _done(self) -> Trained:
+    def _done(self, not_recorded: str | None) -> Trained:
         import torch
 
         if self.best:
@@ -360,10 +391,10 @@ class _Run:
             rationale_tokens=self.at.rationale_tokens,
             device=device_name(self.device),
             history=self.at.history,
-            notes=self._notes(),
+            notes=self._notes(not_recorded),
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, not_recorded: str | None) -> list[str]:
         (prompts, targets), found = self.cut, []
         if self.validation is None:
             found.append("no labelled validation questions: the last weights were kept, not the best")
@@ -371,6 +402,8 @@ class _Run:
             found.append(f"{prompts} prompts were longer than max_input and lost their beginning")
         if targets:
             found.append(f"{targets} targets were cut at max_target")
+        if not_recorded:
+            found.append(f"its passes were not recorded as CUDA graphs, so it may have trained slower: {not_recorded}")
         return found
 
 

@@ -159,15 +159,15 @@ def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
 ) -> None:
     import torch
 
-    real, calls = training_module.row_nll, []
+    real, calls = training_module.nll_of_pass, []
 
-    def small(student: Any, rows: Any, part: Any) -> Any:
-        calls.append(len(part))
-        if len(calls) > 3 and len(part) > 2:
+    def small(student: Any, inputs: Any) -> Any:
+        calls.append(len(inputs["input_ids"]))
+        if len(calls) > 3 and calls[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return real(student, rows, part)
+        return real(student, inputs)
 
-    monkeypatch.setattr(training_module, "row_nll", small)
+    monkeypatch.setattr(training_module, "nll_of_pass", small)
     student = toy_student("tiny-causal")
     with pytest.raises(RaffinateError, match=r"out of memory with 16384 tokens.*tokens_per_pass.*step 3 is kept in"):
         train(student, toy_examples(), SHORT, folder=tmp_path)

@@ -3,7 +3,7 @@
 Its forward and backward pass are thousands of small operations, which a processor takes far longer to launch than a GPU
 to compute (docs/findings.md). A pass of a shape that was met before is recorded while its launches are made, once, and
 from then on its arrays are copied in and everything is launched at a stroke. So that shapes come again, their sizes are
-rounded up; what is added counts for nothing.
+rounded up; what is added counts for nothing. Large models and passes, which wait for arithmetic, are left alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distill.batches import Arrays, as_tensors, exactly
+from distill.batches import Arrays, Room, as_tensors, exactly
 from distill.memory import ran_out
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Compute = Callable[[dict[str, "Tensor"]], None]
 Shape = tuple[tuple[int, ...], ...]
 
+WORTH = 5e12
+"""Weights times tokens of a pass beyond which computing it takes as long as launching it did (measured on an H200)."""
 MOST = 96
 """Shapes that are recorded; further ones are launched anew each time."""
 
@@ -45,6 +47,7 @@ class Passes:
 
     Args:
         compute: a pass; what it leaves behind, it adds to tensors that stay where they are (gradients, sums).
+        weights: how many the student has.
         device: what it is computed on.
         record: whether graphs may be recorded. Not on a CPU, which has none.
 
@@ -52,27 +55,27 @@ class Passes:
         given_up: why nothing is recorded any more: a model that looks at its own values, or no memory.
     """
 
-    def __init__(self, compute: Compute, device: torch.device, *, record: bool) -> None:
+    def __init__(self, compute: Compute, weights: int, device: torch.device, *, record: bool) -> None:
         import torch
 
-        self._compute, self._device = compute, device
+        self._compute, self._weights, self._device = compute, weights, device
         self.records = record and device.type == "cuda"
         self.given_up: str | None = None
         self._met: set[Shape] = set()
         self._recorded: dict[Shape, _Recorded] = {}
         self._pool: Any = torch.cuda.graph_pool_handle() if self.records else None
 
-    @property
-    def room(self) -> Callable[[int], int]:
-        """How sizes of arrays are to be rounded."""
-        return roomy if self.records else exactly
+    def run(self, make: Callable[[Room], Arrays], tokens: int) -> None:
+        """Compute a pass.
 
-    def run(self, arrays: Arrays) -> None:
-        """Compute a pass."""
-        inputs = as_tensors(arrays, self._device)
-        if not self.records:
-            self._compute(inputs)
+        Args:
+            make: its arrays, with room as it is told.
+            tokens: how many it has.
+        """
+        if not self.records or self._weights * tokens > WORTH:
+            self._compute(as_tensors(make(exactly), self._device))
             return
+        inputs = as_tensors(make(roomy), self._device)
         shape = tuple(tensor.shape for tensor in inputs.values())
         if shape in self._met and shape not in self._recorded and len(self._recorded) < MOST:
             self._record(shape, inputs)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import orjson
 
 from distill import checkpoint, several
-from distill.batches import Floats, Ints, Order, filled, overhead, passes, rows_of, rows_of_pairs
+from distill.batches import Arrays, Floats, Ints, Order, Room, filled, overhead, passes, rows_of, rows_of_pairs
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
@@ -188,7 +189,7 @@ class _Run:
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
-        compute = Passes(self._pass, self.device, record=self.training.cuda_graphs)
+        compute = Passes(self._pass, self.student.parameters, self.device, record=self.training.cuda_graphs)
         with torch.random.fork_rng(devices), _asked_to_stop() as asked:
             self.student.model.train()
             while self.at.step < self.steps and not self._had_enough():
@@ -285,11 +286,16 @@ class _Run:
         place = {int(row): i for i, row in enumerate(chosen)}
         cost, joined = overhead(self.device), not self.student.is_seq2seq
         for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
-            arrays = pass_arrays(self.student, self.rows, part, compute.room)
-            within, whole = share[:, [place[int(row)] for row in part]].astype(np.float32)
-            of_rows = {"within": within, "whole": whole, "kind": (self.rows.task[part] > 0).astype(np.int64)}
-            size = arrays["input_ids"].shape[:1]
-            compute.run(arrays | {name: filled(array, size, 0) for name, array in of_rows.items()})
+            mine_share = share[:, [place[int(row)] for row in part]]
+            compute.run(partial(self._arrays, part, mine_share), int(self.lengths[part].sum()))
+
+    def _arrays(self, part: Ints, share: Floats, room: Room) -> Arrays:
+        """What a pass needs: its tokens, and how much each row counts and for which loss."""
+        arrays = pass_arrays(self.student, self.rows, part, room)
+        within, whole = share.astype(np.float32)
+        of_rows = {"within": within, "whole": whole, "kind": (self.rows.task[part] > 0).astype(np.int64)}
+        size = arrays["input_ids"].shape[:1]
+        return arrays | {name: filled(array, size, 0) for name, array in of_rows.items()}
 
     def _pass(self, inputs: dict[str, torch.Tensor]) -> None:
         """Forward and backward: what may be recorded."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers_distill import toy_examples, toy_rows, toy_student
 
+from distill import graphs
 from distill import train as training_module
 from distill.batches import as_tensors
 from distill.graphs import Passes, roomy
@@ -102,8 +103,8 @@ def test_recorded_dropout_is_drawn_anew_and_follows_the_seed() -> None:
 class Tried(Passes):
     """Records on a GPU, and tries to on a CPU."""
 
-    def __init__(self, compute: Any, device: Any, *, record: bool) -> None:
-        super().__init__(compute, device, record=record)
+    def __init__(self, compute: Any, weights: int, device: Any, *, record: bool) -> None:
+        super().__init__(compute, weights, device, record=record)
         self.records = record
 
     def _record(self, shape: Any, inputs: Any) -> None:
@@ -128,6 +129,21 @@ def test_a_model_that_cannot_be_recorded_is_trained_and_told(monkeypatch: pytest
     assert any("were not recorded as CUDA graphs" in note for note in done.notes)
     np.testing.assert_allclose(weights(done), weights(plain), atol=2e-3)
     assert trained("tiny-seq2seq", dropout=0.2).steps == done.steps
+
+
+def test_passes_that_wait_for_arithmetic_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    class Watched(Tried):
+        def _record(self, shape: Any, inputs: Any) -> None:
+            tried.append(shape)
+            super()._record(shape, inputs)
+
+    monkeypatch.setattr(training_module, "Passes", Watched)
+    monkeypatch.setattr(graphs, "WORTH", 0.0)
+    assert trained("tiny-causal").steps == 30 and not tried
+    monkeypatch.setattr(graphs, "WORTH", 1e9)
+    assert trained("tiny-causal").steps == 30 and tried
 
 
 def test_a_step_that_graphs_leave_no_memory_for_is_taken_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

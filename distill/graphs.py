@@ -42,7 +42,7 @@ class _Recorded:
     inputs: dict[str, Tensor]
 
 
-class Passes:
+class Recorder:
     """Computes passes, each in the quickest way that its device and model allow.
 
     Args:

@@ -26,7 +26,7 @@ from distill.batches import Arrays, Floats, Ints, Order, Room, filled, overhead,
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
-from distill.graphs import Passes
+from distill.graphs import Recorder
 from distill.loss import coefficients, nll_of, nll_of_pass, pass_arrays, task_weights
 from distill.memory import ran_out
 from distill.model import StudentModel
@@ -189,11 +189,11 @@ class _Run:
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
-        compute = Passes(self._pass, self.student.parameters, self.device, record=self.training.cuda_graphs)
+        recorder = Recorder(self._pass, self.student.parameters, self.device, record=self.training.cuda_graphs)
         with torch.random.fork_rng(devices), _asked_to_stop() as asked:
             self.student.model.train()
             while self.at.step < self.steps and not self._had_enough():
-                self._step(compute)
+                self._step(recorder)
                 if self.at.step % self.eval_every == 0 or self.at.step == self.steps:
                     self._validate()
                 stops = several.most(asked.is_set()) > 0
@@ -203,7 +203,7 @@ class _Run:
                     raise KeyboardInterrupt
             self._look()
             self._checkpoint()
-        return self._done(compute.given_up)
+        return self._done(recorder.given_up)
 
     def _had_enough(self) -> bool:
         return self.training.patience is not None and self.at.waited >= self.training.patience
@@ -228,7 +228,7 @@ class _Run:
             f"it (no result changes), lora_rank, or a smaller model{kept}"
         )
 
-    def _step(self, compute: Passes) -> None:
+    def _step(self, recorder: Recorder) -> None:
         """One optimiser step: passes, clipping, AdamW."""
         import torch
 
@@ -240,12 +240,12 @@ class _Run:
         within, whole = coefficients(self.rows, chosen, self.task_weight, self.training.normalise)
         used = whole > 0
         with self._in_memory():
-            losses = self._losses(compute, chosen[used], np.stack([within[used], whole[used]]))
+            losses = self._losses(recorder, chosen[used], np.stack([within[used], whole[used]]))
         several.add_up(self.weights.values(), losses)
         with self._in_memory():
             torch.nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip)
             self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=not compute.records)  # a graph adds to the gradients that it knows
+        self.optimiser.zero_grad(set_to_none=not recorder.records)  # a graph adds to the gradients that it knows
         self.at.step += 1
         length, explains = self.lengths[chosen[used]], self.rows.task[chosen[used]] > 0
         self.at.tokens += int(length.sum())
@@ -257,27 +257,30 @@ class _Run:
         self.at.seconds += time.perf_counter() - started
         self._tell()
 
-    def _losses(self, compute: Passes, chosen: Ints, share: Floats) -> torch.Tensor:
+    def _losses(self, recorder: Recorder, chosen: Ints, share: Floats) -> torch.Tensor:
         """Add the gradients of a step's rows on this device; return (loss of answers, of rationales).
 
         Args:
-            compute: a pass at a time.
+            recorder: computes a pass at a time.
             chosen: (S,) rows.
             share: (2, S) how much each counts within its task, and in the whole loss.
         """
+        lacks = False
         try:
-            self._passes(compute, chosen, share)
+            self._passes(recorder, chosen, share)
         except Exception as error:
-            if not (compute.records and ran_out(error)):
+            if not (recorder.records and ran_out(error)):
                 raise
-            compute.give_up("memory ran out")
-        else:
-            return self._mean_over_tasks(chosen)
-        self.optimiser.zero_grad(set_to_none=True)  # out of the handler, which holds on to the tensors
-        self._passes(compute, chosen, share)
-        return self._mean_over_tasks(chosen)
+            lacks = True
+        if lacks:  # what was recorded may be what fills it; out of the handler, which holds on to the tensors
+            recorder.give_up("memory ran out")
+            self.optimiser.zero_grad(set_to_none=True)
+            self._passes(recorder, chosen, share)
+        losses, tasks = self.sums.clone(), np.unique(self.rows.task[chosen])
+        losses[1] /= max(int((tasks > 0).sum()), 1)
+        return losses
 
-    def _passes(self, compute: Passes, chosen: Ints, share: Floats) -> None:
+    def _passes(self, recorder: Recorder, chosen: Ints, share: Floats) -> None:
         import torch
 
         torch.manual_seed((self.training.seed * 1_000_003 + self.at.step) * several.world() + several.rank())  # dropout
@@ -287,7 +290,7 @@ class _Run:
         cost, joined = overhead(self.device), not self.student.is_seq2seq
         for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
             mine_share = share[:, [place[int(row)] for row in part]]
-            compute.run(partial(self._arrays, part, mine_share), int(self.lengths[part].sum()))
+            recorder.run(partial(self._arrays, part, mine_share), int(self.lengths[part].sum()))
 
     def _arrays(self, part: Ints, share: Floats, room: Room) -> Arrays:
         """What a pass needs: its tokens, and how much each row counts and for which loss."""
@@ -305,11 +308,6 @@ class _Run:
             nll = nll_of_pass(self.student, inputs)
         (nll * inputs["whole"]).sum().backward()  # type: ignore[no-untyped-call]
         self.sums.index_add_(0, inputs["kind"], nll.detach() * inputs["within"])
-
-    def _mean_over_tasks(self, chosen: Ints) -> torch.Tensor:
-        losses = self.sums.clone()
-        losses[1] /= max(len(np.unique(self.rows.task[chosen[self.rows.task[chosen] > 0]])), 1)
-        return losses
 
     def rate(self, step: int) -> float:
         """Rises over the warm-up, then falls to nothing in a straight line."""

@@ -11,7 +11,7 @@ from helpers_distill import toy_examples, toy_rows, toy_student
 from distill import graphs
 from distill import train as training_module
 from distill.batches import as_tensors
-from distill.graphs import Passes, roomy
+from distill.graphs import Recorder, roomy
 from distill.loss import nll_of_pass, pass_arrays, row_nll
 from distill.spec import Training
 from distill.train import Trained, train
@@ -100,7 +100,7 @@ def test_recorded_dropout_is_drawn_anew_and_follows_the_seed() -> None:
     assert abs(one - never) > 1e-3 and abs(one - other) > 1e-3  # type: ignore[operator]
 
 
-class Tried(Passes):
+class Tried(Recorder):
     """Records on a GPU, and tries to on a CPU."""
 
     def __init__(self, compute: Any, weights: int, device: Any, *, record: bool) -> None:
@@ -124,7 +124,7 @@ def test_a_model_that_cannot_be_recorded_is_trained_and_told(monkeypatch: pytest
 
     plain = trained("tiny-seq2seq", cuda_graphs=False)
     monkeypatch.setattr(training_module, "nll_of_pass", looks)
-    monkeypatch.setattr(training_module, "Passes", Tried)
+    monkeypatch.setattr(training_module, "Recorder", Tried)
     done = trained("tiny-seq2seq")
     assert any("were not recorded as CUDA graphs" in note for note in done.notes)
     np.testing.assert_allclose(weights(done), weights(plain), atol=2e-3)
@@ -139,7 +139,7 @@ def test_passes_that_wait_for_arithmetic_are_not_recorded(monkeypatch: pytest.Mo
             tried.append(shape)
             super()._record(shape, inputs)
 
-    monkeypatch.setattr(training_module, "Passes", Watched)
+    monkeypatch.setattr(training_module, "Recorder", Watched)
     monkeypatch.setattr(graphs, "WORTH", 0.0)
     assert trained("tiny-causal").steps == 30 and not tried
     monkeypatch.setattr(graphs, "WORTH", 1e9)
@@ -162,7 +162,7 @@ def test_a_step_that_graphs_leave_no_memory_for_is_taken_without_them(monkeypatc
 
     plain = trained("tiny-causal", bf16=False, cuda_graphs=False)
     monkeypatch.setattr(training_module, "nll_of_pass", short)
-    monkeypatch.setattr(training_module, "Passes", Tried)
+    monkeypatch.setattr(training_module, "Recorder", Tried)
     done = trained("tiny-causal", bf16=False)
     assert any("memory ran out" in note for note in done.notes)
     np.testing.assert_allclose(weights(done), weights(plain), atol=2e-3)

@@ -35,6 +35,7 @@ from schemas.workspace import Workspace
 
 NAMES = ("ada", "bo", "cy", "dee")
 ALL = "+".join(NAMES)
+FEWER = f"ada,ada+bo,{ALL}"
 EXPERT, HABIT = 0.95, 1.0
 """Share of right answers in a teacher's own family; share of mistakes in another that are made by habit."""
 
@@ -104,7 +105,8 @@ PARTS = {
     "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
     "multitask": Part(
         "pairs",
-        ("fine-tuning", "teacher:*", *GROWING),
+        ("fine-tuning", "teacher:ada", *GROWING),
+        FEWER,
         objective="multitask",
         settings={"max_steps": 400, "eval_every": 50},
     ),
@@ -117,7 +119,7 @@ PARTS = {
 }
 APART = ("students-in-the-loop",)
 """Parts that are run where they are asked for: these methods train a student per fold before they choose."""
-QUICK = Part("own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first"), f"ada,ada+bo,{ALL}")
+QUICK = Part("own-mistakes", ("fine-tuning", "teacher:ada", "keep-all", "majority", "gold-first"), FEWER)
 
 
 def teachers(world: World | None) -> list[SandboxTeacher]:

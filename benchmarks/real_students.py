@@ -1,6 +1,6 @@
 """Students of real teachers: pre-trained weights, on commonsense_qa and MMLU-Pro.
 
-    python -m benchmarks.real_students                 all of both sets, 5 seeds; meant for a GPU (--jobs 8 fills one)
+    python -m benchmarks.real_students                 all of both sets, 5 seeds; meant for a GPU (--jobs 2 fills one)
     python -m benchmarks.real_students --student smollm2 --sets commonsense_qa
     python -m benchmarks.real_students --tiny          80 questions, 2 steps, 1 seed: the same path on a CPU
 

@@ -92,6 +92,18 @@ def test_teachers_that_share_gpus_are_served_one_after_another(tmp_path: Path, s
     assert free.take((1,))
 
 
+def test_a_server_tells_nobody_of_its_use_and_runs_no_code_of_a_model(tmp_path: Path) -> None:
+    shows = tmp_path / "python"
+    shows.write_text('#!/bin/sh\nenv | grep USAGE\necho "$@"\nexit 1\n')
+    shows.chmod(0o755)
+    workspace = make(tmp_path / "ws", 1)
+    build(
+        workspace, [Teacher(id="ada", model="sandbox/ada", vllm=Vllm(python=str(shows)))], FREE, Settings(patience_s=1)
+    )
+    log = log_of(workspace, "ada")
+    assert "VLLM_NO_USAGE_STATS=1" in log and "--model sandbox/ada" in log and "trust-remote-code" not in log
+
+
 def test_what_prevents_a_server_is_one_sentence_and_the_others_go_on(tmp_path: Path, stand_in: str) -> None:
     workspace = make(tmp_path / "ws", 3)
     vllms = {

@@ -102,7 +102,7 @@ PARTS = {
     "same-mistakes": Part("same-mistakes", ("teacher:ada", *GROWING)),
     "routers": Part("own-mistakes", ("random", "plackett-luce", "similarity", "classifier"), ALL),
     "equal-tokens": Part("own-mistakes", ("keep-all",), ALL, settings={"batch_size": 8}),
-    "few-labels": Part("few-labels", ("fine-tuning", "keep-all", "gold-first", "plackett-luce", "consensus"), ALL),
+    "few-labels": Part("few-labels", ("fine-tuning", "gold-first", "plackett-luce", "consensus"), ALL),
     "multitask": Part(
         "pairs",
         ("fine-tuning", "teacher:ada", *GROWING),

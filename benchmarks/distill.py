@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,10 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="with --gpu: tiny shapes, two steps, on any device")
     parser.add_argument("--throughput-alone", action="store_true", help="leave out the cost of teachers")
     options = parser.parse_args()
+    known = SHAPES if options.gpu else tuple(SPECS)
+    models = options.models.split(",") if options.models else known
+    if unknown := set(models) - set(known):
+        parser.error(f"there is no model {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     gpu = torch.cuda.is_available()
     if options.gpu and not gpu and not options.tiny:
         print("skipped: --gpu needs a CUDA GPU, and there is none here")
@@ -313,12 +318,11 @@ def main() -> None:
         options.questions, options.steps, options.rounds = min(options.questions, 64), 2, 1
     tell({"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__})
     examples = sandbox_examples(options.questions, 1)
-    if options.gpu:
-        made = {n: lambda n=n: shaped_like(n, examples.texts(), tiny=options.tiny) for n in SHAPES}
-    else:
-        made = {n: lambda s=s: lambda: make_student(s, examples.texts()) for n, s in SPECS.items()}
-    for name in options.models.split(",") if options.models else made:
-        make = made[name]()
+    for name in models:
+        if options.gpu:
+            make = shaped_like(name, examples.texts(), tiny=options.tiny)
+        else:
+            make = partial(make_student, SPECS[name], examples.texts())
         for rows in (options.rows or ("32,256" if options.gpu and not options.tiny else "32")).split(","):
             run = Run(options.steps, int(rows), bf16=options.gpu or gpu)
             throughput(name, make, examples, run, options.rounds)

@@ -217,11 +217,9 @@ def exactly(size: int) -> int:
 def padded(texts: Texts, chosen: Ints, fill: int, room: Room = exactly) -> Ints:
     """(B, L) the chosen sequences, ``fill`` after their end; both sizes as ``room`` makes them."""
     lengths = texts.lengths[chosen]
-    out = np.full((room(len(chosen)), room(int(lengths.max(initial=0)))), fill, np.int64)
-    there = np.zeros(out.shape, bool)
-    there[: len(chosen)] = np.arange(out.shape[1]) < lengths[:, None]
-    out[there] = np.concatenate([texts[i] for i in chosen])
-    return out
+    out = np.full((len(chosen), int(lengths.max(initial=0))), fill, np.int64)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate([texts[i] for i in chosen])
+    return filled(out, (room(out.shape[0]), room(out.shape[1])), fill)
 
 
 def filled(array: npt.NDArray[Any], shape: tuple[int, ...], fill: float) -> npt.NDArray[Any]:

@@ -91,17 +91,16 @@ class Recorder:
         """Record a pass without computing it; graphs share their memory, since one runs at a time."""
         import torch
 
-        mine = {name: tensor.clone() for name, tensor in inputs.items()}
         graph, dropout = torch.cuda.CUDAGraph(), torch.cuda.default_generators[self._device.index]
         before = dropout.clone_state()
         try:
             with torch.cuda.graph(graph, pool=self._pool):
-                self._compute(mine)
+                self._compute(inputs)
         except Exception as error:  # whatever it was, it can be launched instead
             dropout.graphsafe_set_state(before)  # that of a recording which broke off draws nothing any more
             self.give_up("memory ran out" if ran_out(error) else " ".join(str(error).split())[:200])
         else:
-            self._recorded[shape] = _Recorded(graph, mine)
+            self._recorded[shape] = _Recorded(graph, inputs)
 
     def give_up(self, reason: str) -> None:
         """Forget what is recorded, and record no more."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TINY = ("tiny-seq2seq", "tiny-causal")
 
 Objective = Literal["multitask", "rationale-then-answer", "fine-tuning"]
-
-
-CHANGE_NO_WEIGHT = frozenset({"checkpoint_every", "tokens_per_pass", "cuda_graphs"})
-"""Settings of a training that say how it is computed: beyond rounding, and dropout's draws on a GPU, all the same."""
 
 
 class _Settings(BaseModel):
@@ -124,6 +120,10 @@ class Training(_Settings):
         if self.select_by == "loss" and self.objective == "rationale-then-answer":
             raise ValueError("select_by=loss is the loss of predicted answers, which rationale-then-answer has none of")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """All settings but those that change no weight, beyond rounding and dropout's draws on a GPU."""
+        return self.model_dump(exclude={"checkpoint_every", "tokens_per_pass", "cuda_graphs"})
 
     def rate_for(self, spec: StudentSpec) -> float:
         """The learning rate, or the default for this kind of student."""

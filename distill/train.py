@@ -30,7 +30,7 @@ from distill.graphs import Recorder
 from distill.loss import coefficients, nll_of, nll_of_pass, pass_arrays, task_weights
 from distill.memory import ran_out
 from distill.model import StudentModel
-from distill.spec import CHANGE_NO_WEIGHT, Training
+from distill.spec import Training
 from schemas.errors import InputError, RaffinateError
 from schemas.layout import PREDICT
 
@@ -174,7 +174,7 @@ class _Run:
 
     def _identity(self, examples: Examples) -> str:
         """Changes with what is trained, on what, and how; not with how often a checkpoint is written."""
-        settings = self.training.model_dump(exclude=set(CHANGE_NO_WEIGHT))
+        settings = self.training.identity()
         digest = hashlib.sha256(orjson.dumps([self.student.spec.model_dump(), settings, examples.method, self.steps]))
         rows = self.rows
         for array in (rows.source.ids, rows.target.ids, rows.task, rows.weight, rows.question):

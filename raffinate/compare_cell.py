@@ -17,7 +17,7 @@ from distill.model import make_student
 from distill.one import judge
 from distill.protocol import BatchStudent
 from distill.source import Published
-from distill.spec import CHANGE_NO_WEIGHT, StudentSpec, Training
+from distill.spec import StudentSpec, Training
 from distill.students import student_rows
 from distill.train import train
 from purifiers.base import Purifier, Signal
@@ -56,7 +56,7 @@ class Cell:
             "settings": self.settings,
             "teachers": list(self.teachers),
             "student": self.student.model_dump(),
-            "training": self.training.model_dump(exclude=set(CHANGE_NO_WEIGHT)),
+            "training": self.training.identity(),
         }
 
 

@@ -19,7 +19,7 @@ from distill import checkpoint, several
 from distill.data import Questions, read_questions
 from distill.one import Distilled, distil
 from distill.source import Published
-from distill.spec import CHANGE_NO_WEIGHT, StudentSpec, Training
+from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from distill.train import Told
 from raffinate import show
@@ -110,8 +110,7 @@ def train_student(  # noqa: PLR0913  as many as the command has
 
 def _folder_name(method: str, spec: StudentSpec, training: Training, teachers: Sequence[str] | None) -> str:
     """The same for the same training, so that an interrupted one is found again."""
-    settings = training.model_dump(exclude=set(CHANGE_NO_WEIGHT))
-    digest = hashlib.sha256(orjson.dumps([spec.model_dump(), settings, list(teachers or ())]))
+    digest = hashlib.sha256(orjson.dumps([spec.model_dump(), training.identity(), list(teachers or ())]))
     return f"{method.replace(':', '-')}-{digest.hexdigest()[:8]}"
 
 

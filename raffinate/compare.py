@@ -377,7 +377,7 @@ class _Store:
         self.workspace, self.data, self.grid = workspace, data, grid
         self.folder = workspace.private / "compare"
         shared = [s.model_dump(exclude={"model"}) for s in grid.students[:1]]
-        shared += [replaced(t, 0).model_dump(exclude={"objective"}) for t in grid.trainings[:1]]
+        shared += [{**replaced(t, 0).identity(), "objective": None} for t in grid.trainings[:1]]
         self.comparison = _digest([data, sorted(grid.settings.items()), shared])[:8]
 
     def path(self, cell: Cell) -> Path:
@@ -386,7 +386,7 @@ class _Store:
 
     def choice_file(self, purifier: Purifier, cell: Cell) -> Path:
         """Where a method's choice is kept; one that looks at a student depends on that, too."""
-        student = [cell.student.model_dump(), cell.training.model_dump()] if Signal.STUDENT in purifier.looks_at else []
+        student = [cell.student.model_dump(), cell.training.identity()] if Signal.STUDENT in purifier.looks_at else []
         seed = cell.training.seed if purifier.learns or _draws(purifier) else 0
         key = [self.data, purifier.name, purifier.model_dump(mode="json"), cell.teachers, seed, student]
         return self.folder / "choices" / f"{_digest(key)[:16]}.json"

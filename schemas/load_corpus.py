@@ -16,6 +16,7 @@ from schemas.database import connect
 from schemas.errors import WorkspaceError
 from schemas.render import prompts
 from schemas.tables import QUESTIONS, SPLITS
+from schemas.views import answer_key
 from schemas.workspace import question_files
 
 if TYPE_CHECKING:
@@ -23,12 +24,27 @@ if TYPE_CHECKING:
 
     from schemas.workspace import Workspace
 
-NARROW = ["question_id", "split", "domain", "answer"]
+NARROW = ["question_id", "split", "domain", "task", "answer"]
 
-CELLS = """
-SELECT q.row, (list_position($teachers, a.teacher_id) - 1)::INTEGER AS teacher, a.sample_idx, a.predicted_answer,
+# Equal texts of a question get one code: that of the spelling that most teachers gave, whatever gold's is.
+KEYED = f"""
+SELECT q.row, q.task, (list_position($teachers, a.teacher_id) - 1)::INTEGER AS teacher, a.sample_idx,
+       a.predicted_answer, {answer_key("a.predicted_answer", "q.task")} AS said,
        a.is_correct::TINYINT AS correct, a.status = 'ok' AND a.rationale_chars > 0 AS usable
 FROM answers a JOIN numbered q USING (question_id)
+"""
+SPELLINGS = """
+SELECT row, said, first(predicted_answer ORDER BY n DESC, predicted_answer) AS spelling
+FROM (SELECT row, said, predicted_answer, count(*) AS n FROM keyed WHERE task = 'text' GROUP BY ALL) GROUP BY ALL
+"""
+COLUMNS = "row, teacher, sample_idx, predicted_answer, correct, usable"
+CELLS = f"""
+SELECT {COLUMNS.replace("predicted_answer", "coalesce(spelling, predicted_answer) AS predicted_answer")}
+FROM keyed LEFT JOIN spellings USING (row, said)
+"""
+GOLD = f"""
+SELECT coalesce(spelling, answer) AS answer
+FROM (SELECT *, {answer_key("answer", "task")} AS said FROM numbered) LEFT JOIN spellings USING (row, said) ORDER BY row
 """
 
 
@@ -42,10 +58,8 @@ def load_corpus(workspace: Workspace) -> Corpus:
         )
     questions = pa.concat_tables(pq.read_table(f, columns=NARROW) for f in files).combine_chunks()
     con = connect(workspace)
-    con.register("numbered", _numbered(questions["question_id"]))
-    cells = con.sql(CELLS, params={"teachers": list(teachers)}).to_arrow_table()
-    con.unregister("numbered")
-    known = pa.chunked_array([*cells["predicted_answer"].chunks, *questions["answer"].chunks])
+    cells, gold = _cells(con, questions, teachers)
+    known = pa.chunked_array([*cells["predicted_answer"].chunks, *gold.chunks])
     vocabulary = pc.unique(known).drop_null().sort()  # sorted: codes do not depend on join order
     at = _Scatter((len(questions), len(teachers)), cells)
     return Corpus(
@@ -56,11 +70,29 @@ def load_corpus(workspace: Workspace) -> Corpus:
         usable=at(cells["usable"], False, np.bool_),
         answer=at(pc.index_in(cells["predicted_answer"], vocabulary), UNREAD, np.int32),
         correct=at(cells["correct"], -1, np.int8),
-        gold=pc.fill_null(pc.index_in(questions["answer"], vocabulary), UNREAD).to_numpy(),
+        gold=pc.fill_null(pc.index_in(gold, vocabulary), UNREAD).to_numpy(),
         sample=at(cells["sample_idx"], 0, np.int32),
         vocabulary=vocabulary,
         texts=WorkspaceTexts(con),
     )
+
+
+def _cells(
+    con: duckdb.DuckDBPyConnection, questions: pa.Table, teachers: tuple[str, ...]
+) -> tuple[pa.Table, pa.ChunkedArray]:
+    """The one answer of each teacher to each question, and gold, equal texts spelled alike."""
+    con.register("numbered", questions.append_column("row", pa.array(np.arange(len(questions), dtype=np.int32))))
+    asked = {"teachers": list(teachers)}
+    if not pc.any(pc.equal(questions["task"], "text")).as_py():
+        cells, gold = con.sql(f"SELECT {COLUMNS} FROM ({KEYED})", params=asked).to_arrow_table(), questions["answer"]
+    else:
+        con.execute(f"CREATE TEMP TABLE keyed AS {KEYED}", asked)
+        con.execute(f"CREATE TEMP TABLE spellings AS {SPELLINGS}")
+        cells, gold = con.sql(CELLS).to_arrow_table(), con.sql(GOLD).to_arrow_table()["answer"]
+        con.execute("DROP TABLE keyed")
+        con.execute("DROP TABLE spellings")
+    con.unregister("numbered")
+    return cells, gold
 
 
 class _Scatter:

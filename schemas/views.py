@@ -5,6 +5,22 @@ Each view is listed with one sentence in `VIEWS`, which ``raffinate sql --views`
 
 from __future__ import annotations
 
+_PLAIN = r"""nullif(trim(regexp_replace(regexp_replace(
+    ' ' || lower({0}) || ' ', '[^\p{{L}}\p{{N}}]+', ' ', 'g'), ' (?:(?:a|an|the) )+', ' ', 'g')), '')"""
+
+
+def answer_key(answer: str, task: str) -> str:
+    """SQL for what two answers of a question share if they are the same answer.
+
+    Labels and canonical numbers are equal as they stand. Texts are compared as `builders.read_answer.same_answer` does,
+    without case, articles and punctuation; but one that holds a digit, whose punctuation may be a sign or a decimal
+    point, loses its case alone.
+    """
+    whole = f"lower(trim({answer}))"
+    text = f"CASE WHEN regexp_matches({answer}, '\\d') THEN {whole} ELSE coalesce({_PLAIN.format(answer)}, {whole}) END"
+    return f"CASE WHEN {task} = 'text' THEN {text} ELSE {answer} END"
+
+
 # A teacher's one answer to a question. With several samples it is the one that most samples reached
 # (self-consistency), ties to the earlier sample; unread answers cast no vote.
 ANSWERS_OF_ONE_SAMPLE = """
@@ -13,15 +29,18 @@ SELECT question_id, teacher_id, sample_idx, 1::BIGINT AS samples, status, answer
 FROM responses
 """
 
-ANSWERS_OF_MANY_SAMPLES = """
-WITH votes AS (
-    SELECT question_id, teacher_id, predicted_answer, count(*) AS votes
-    FROM responses WHERE status = 'ok' AND predicted_answer IS NOT NULL GROUP BY ALL
+ANSWERS_OF_MANY_SAMPLES = f"""
+WITH keyed AS (
+    SELECT r.*, {answer_key("r.predicted_answer", "q.task")} AS said
+    FROM responses r LEFT JOIN questions q USING (question_id)
+), votes AS (
+    SELECT question_id, teacher_id, said, count(*) AS votes
+    FROM keyed WHERE status = 'ok' AND said IS NOT NULL GROUP BY ALL
 )
 SELECT r.question_id, r.teacher_id, r.sample_idx,
        count(*) OVER (PARTITION BY r.question_id, r.teacher_id) AS samples,
        r.status, r.answer_status, r.predicted_answer, r.is_correct, r.gold_shown, r.rationale_chars
-FROM responses r LEFT JOIN votes v USING (question_id, teacher_id, predicted_answer)
+FROM keyed r LEFT JOIN votes v USING (question_id, teacher_id, said)
 QUALIFY row_number() OVER (
     PARTITION BY r.question_id, r.teacher_id
     ORDER BY r.status = 'ok' DESC, coalesce(v.votes, 0) DESC, r.sample_idx
@@ -31,12 +50,13 @@ QUALIFY row_number() OVER (
 VIEWS: dict[str, tuple[str, str]] = {
     "conflicts": (
         "one row per question and pair of teachers whose read answers differ: who disagrees with whom, where",
-        """
+        f"""
 SELECT a.question_id, a.teacher_id AS teacher_a, b.teacher_id AS teacher_b,
        a.predicted_answer AS answer_a, b.predicted_answer AS answer_b,
        a.is_correct AS a_is_correct, b.is_correct AS b_is_correct
 FROM answers a JOIN answers b ON a.question_id = b.question_id AND a.teacher_id < b.teacher_id
-WHERE a.predicted_answer <> b.predicted_answer
+LEFT JOIN questions q ON q.question_id = a.question_id
+WHERE {answer_key("a.predicted_answer", "q.task")} <> {answer_key("b.predicted_answer", "q.task")}
 """,
     ),
     "teachers": (

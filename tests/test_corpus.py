@@ -119,6 +119,27 @@ def test_several_samples_keep_the_chosen_ones_text(tmp_path: Path) -> None:
     assert corpus.rationale_texts(np.array([0]), np.array([0])) == ["second"]
 
 
+@pytest.mark.parametrize("gold", ["the Paris!", "London"])
+def test_texts_that_grading_calls_equal_are_one_answer(tmp_path: Path, gold: str) -> None:
+    q = question(0, "train", task="text", choices=[], question="Which city?", answer=gold)
+    spelled = {
+        "ada": "Paris",
+        "bo": "The Paris.",
+        "cy": "paris",
+        "dee": "Paris",
+        "eve": "Rome",
+        "fay": "-3",
+        "gus": "3",
+    }
+    given = {t: [response_row(q, t, True, predicted_answer=a)] for t, a in spelled.items()}
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", [q], given))
+    ada, bo, cy, dee, *others = corpus.answer[0].tolist()
+    assert ada == bo == cy == dee
+    assert len({ada, *others}) == 4, "what grading tells apart stays apart"
+    assert corpus.vocabulary[ada].as_py() == "Paris", "the spelling of most teachers, whatever gold's is"
+    assert (corpus.gold[0] == ada) == (gold != "London")
+
+
 def test_questions_are_rendered_without_choices_and_context() -> None:
     import pyarrow as pa
 

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
+from builders.read_answer import grade, same_answer
 from purifiers.majority import Majority
 from purifiers.run import publish
 from schemas.database import query, refresh, table_name
 from schemas.errors import InputError, WorkspaceError
 from schemas.tables import STUDENTS, TABLES
-from schemas.views import DESCRIPTIONS
+from schemas.views import DESCRIPTIONS, answer_key
 from schemas.workspace import Workspace
 
 WHEN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -92,6 +93,38 @@ def test_conflicts_are_pairs_of_read_answers_that_differ(tmp_path: Path) -> None
         ("q00002", "ada", "bo", "C", "D", None, None),
         ("q00002", "ada", "cy", "C", "D", None, None),
     ]
+
+
+def test_texts_are_compared_as_they_are_graded(tmp_path: Path) -> None:
+    q = {**question(0, "paris"), "task": "text", "choices": []}
+    said_by = {"ada": ["Rome", "Paris", "the Paris"], "bo": ["paris.", "paris.", None], "cy": ["Rome", None, None]}
+    given = {
+        t: [
+            said(q, t, a, sample_idx=i, is_correct=a is not None and grade(a, "paris", "text")) for i, a in enumerate(x)
+        ]
+        for t, x in said_by.items()
+    }
+    workspace = write_workspace(tmp_path / "ws", [q], given)
+    found = rows(workspace, "SELECT teacher_id, predicted_answer FROM answers ORDER BY ALL")
+    assert [tuple(r.values()) for r in found] == [("ada", "Paris"), ("bo", "paris."), ("cy", "Rome")]
+    found = rows(workspace, "SELECT teacher_a, teacher_b FROM conflicts ORDER BY ALL")
+    assert [tuple(r.values()) for r in found] == [("ada", "cy"), ("bo", "cy")]
+
+
+WORDS = ["Paris", "the Paris", " PARIS!", "a", "A the", "the the cat", "cat", "-3", "3", "1.5", "15", "C++", "c", "…"]
+WORDS += ["New York", "new-york", "ÉCOLE", "école", "東京", "東京。", "a 3", "3.", " "]
+
+
+def test_sql_finds_texts_equal_only_where_grading_does() -> None:
+    sql = f"SELECT {answer_key('a', 'task')} FROM (SELECT unnest($1) AS a, 'text' AS task)"
+    keys = [key for (key,) in duckdb.execute(sql, [WORDS]).fetchall()]
+    for a, x in zip(WORDS, keys, strict=True):
+        for b, y in zip(WORDS, keys, strict=True):
+            if same_answer(a, b, "text") != (x == y):
+                digits = any(c.isdigit() for c in a + b)
+                assert digits and x != y, (
+                    f"{a!r} and {b!r}: only texts with digits may be told apart that grading does not"
+                )
 
 
 def test_teachers_are_counted_and_averaged(tmp_path: Path) -> None:

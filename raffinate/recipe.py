@@ -22,6 +22,7 @@ from builders.prompt import BUILT_IN
 from builders.sandbox.faults import Fault
 from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
+from cards.secrets import IN_QUERY, REFERENCE, SECRET_KEYS, SECRET_MAPPINGS
 from cards.spec import CardSpec
 from purifiers.base import Purifier, Signal
 from purifiers.equipment import BEST
@@ -30,10 +31,6 @@ from schemas.errors import InputError, nearest
 from schemas.workspace import Workspace, told_disk_errors
 
 NAME = "recipe.yaml"
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET_KEYS = frozenset({"api_key"})
-_SECRET_MAPPINGS = frozenset({"env"})
-"""Mappings whose every value may be a secret: the environment of a vLLM server."""
 
 
 class _Section(BaseModel):
@@ -248,7 +245,7 @@ def _resolved(value: Any, where: str, key: str = "") -> Any:
         return {k: _resolved(v, where, str(k)) for k, v in value.items()}
     if isinstance(value, list):
         return [_resolved(v, where, key) for v in value]
-    if not isinstance(value, str) or key in _SECRET_KEYS:
+    if not isinstance(value, str) or key in SECRET_KEYS:
         return value
 
     def variable(match: re.Match[str]) -> str:
@@ -256,7 +253,7 @@ def _resolved(value: Any, where: str, key: str = "") -> Any:
             raise InputError(f"{where}: {key} names the environment variable {match[1]}, which is not set: export it")
         return os.environ[match[1]]
 
-    return _REFERENCE.sub(variable, value)
+    return REFERENCE.sub(variable, value)
 
 
 def keep_recipe(source: str | os.PathLike[str], workspace: Workspace) -> None:
@@ -311,19 +308,21 @@ def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_secrets(v) for v in value]
+    if isinstance(value, str):
+        return IN_QUERY.sub(lambda m: m[0] if _is_reference(m[2]) else m[1], value)
     if not isinstance(value, dict):
         return value
     kept = {}
     for key, inner in value.items():
-        secret = key in _SECRET_KEYS and not _is_reference(inner)
+        secret = key in SECRET_KEYS and not _is_reference(inner)
         kept[key] = None if secret else _without_secrets(inner)
-        if key in _SECRET_MAPPINGS and isinstance(inner, dict):
+        if key in SECRET_MAPPINGS and isinstance(inner, dict):
             kept[key] = {name: text if _is_reference(text) else None for name, text in inner.items()}
     return kept
 
 
 def _is_reference(value: Any) -> bool:
-    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+    return isinstance(value, str) and REFERENCE.fullmatch(value) is not None
 
 
 def told(error: ValidationError, model: type[BaseModel]) -> str:

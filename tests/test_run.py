@@ -225,6 +225,14 @@ def test_secrets_are_kept_nowhere(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     assert [t["api_key"] for t in kept["teachers"]] == ["${MY_KEY}", None, "${MY_KEY}", "${MY_KEY}"]
 
 
+def test_a_key_in_the_query_of_a_url_is_not_kept(cli: Cli, tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/v1?api-version=3&api-key={}"
+    recipe = write_recipe(tmp_path / "r.yaml", url.format("0123abcd"))
+    assert cli("estimate", recipe).code == 0
+    teachers = yaml.safe_load((tmp_path / "ws" / "recipe.yaml").read_text())["teachers"]
+    assert {t["base_url"] for t in teachers} == {url.format("")}
+
+
 def test_a_router_fitted_in_one_workspace_decides_whom_to_ask_in_another(cli: Cli, tmp_path: Path) -> None:
     with SandboxServer() as sandbox:
         first = write_recipe(tmp_path / "first.yaml", sandbox.url, purify=["best-teacher", "majority"])

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
 from cards import texts
-from cards.secrets import mark_of
+from cards.secrets import find_secrets, mark_of
 from cards.verify import Finding, verify
 from schemas.errors import InputError
-from schemas.tables import QUESTIONS, RESPONSES
+from schemas.tables import QUESTIONS, REJECTED, RESPONSES
 from schemas.workspace import Workspace
 
 Rows = list[dict[str, Any]]
@@ -112,6 +113,85 @@ def test_secret_is_an_error_and_stays_unsaid(tmp_path: Path) -> None:
     assert finding.examples == (f"responses.raw_text of q00002, alpha, 0 (mark {mark_of(secret)})",)
     assert not problems(workspace, allow_secrets=[mark_of(secret)])
     assert secret not in repr(finding)
+
+
+KEYS = {
+    "Stripe": "sk_" + "live_" + "a1B2c3D4" * 3,
+    "Twilio": "S" + "K" + "0123456789abcdef" * 2,
+    "Telegram": "123456789" + ":" + "AAbbCC1" * 5,
+    "Discord": "M" + "TAxMjM0NTY3ODkwMTIzNDU2" + ".GaBcDe." + "a1B2c3D" * 4,
+    "Azure": "Account" + "Key=" + "a1B2c3D+" * 10 + "a1B2c3==",
+    "Mailchimp": "0123456789abcdef" * 2 + "-" + "us12",
+    "Square": "sq0" + "csp-" + "a1B2c3D" * 6 + "x",
+    "Groq": "gs" + "k_" + "a1B2c3D4" * 6,
+    "xAI": "x" + "ai-" + "a1B2c3D4" * 10,
+    "OpenRouter": "sk" + "-or-v1-" + "0123456789abcdef" * 4,
+    "DeepSeek": "sk" + "-" + "0123456789abcdef" * 2,
+    "Slack webhook": "https://hooks.slack.com/services/" + "T0000/B0000/" + "a1B2c3D4" * 3,  # detect-secrets alone
+}
+
+
+@pytest.fixture(scope="module")
+def with_keys(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    rng = random.Random(1)
+    questions = [question_row(i, "train", rng) for i in range(len(KEYS))]
+    told = [f"For {name} I pass {key} along." for name, key in KEYS.items()]
+    answers = [response_row(q, "alpha", True, rationale=text) for q, text in zip(questions, told, strict=True)]
+    return write_workspace(tmp_path_factory.mktemp("keys") / "w", questions, {"alpha": answers})
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_many_vendors_are_found_in_texts_and_once(with_keys: Workspace, name: str) -> None:
+    where = f"responses.rationale of q{list(KEYS).index(name):05d}, alpha, 0"
+    (secret,) = [secret for secret in find_secrets(with_keys) if secret.where == where]
+    assert secret.mark == mark_of(KEYS[name])
+
+
+def test_words_with_hyphens_are_no_key(tmp_path: Path) -> None:
+    text = "See sk-learn-based-classification-pipelines-tutorial on APERIODICITY."
+    workspace = planted(tmp_path / "w", of_response=lambda rows: rows[2].update(rationale=text))
+    assert find_secrets(workspace) == []
+
+
+def test_secrets_are_looked_for_in_all_that_is_published(tmp_path: Path) -> None:
+    secret = "gl" + "pat-" + "a1B2c3D4e5" * 2
+    workspace = planted(tmp_path / "w")
+    for name in ("mine.jinja", "examples.jsonl"):
+        (workspace.path / "prompts").mkdir(exist_ok=True)
+        (workspace.path / "prompts" / name).write_text(f"Use {secret} to look it up.")
+    row = {"question_id": "q00001", "method": "m", "reason": f"said {secret}", "purifier_fingerprint": "0"}
+    workspace.rejected_dir("m").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row], REJECTED.arrow), workspace.rejected_dir("m") / "train-00000.parquet")
+    assert {found.where for found in find_secrets(workspace)} == {
+        "prompts/mine.jinja",
+        "prompts/examples.jsonl",
+        "rejected.reason of q00001, m",
+    }
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "VENDOR_KEY", "DB_PASSWD", "GITHUB_PAT", "UNUSUAL", "QUERY"])
+def test_keys_of_this_machine_are_known_by_name_or_by_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    workspace = planted(
+        tmp_path / "w", of_response=lambda rows: rows[2].update(rationale="It is correct/horse+battery.")
+    )
+    teachers = [{"id": "a", "api_key": "${UNUSUAL}", "base_url": ["http://127.0.0.1/v1?sig=${QUERY}"]}]
+    (workspace.path / "recipe.yaml").write_text(yaml.safe_dump({"teachers": teachers}))
+    monkeypatch.setenv("VENDOR_KEY", "xxxxxxxxxxxxxxx")
+    monkeypatch.setenv("SIGNING_KEY", str(tmp_path))
+    assert find_secrets(workspace) == []
+    monkeypatch.setenv(name, "correct/horse+battery")
+    (secret,) = find_secrets(workspace)
+    assert (secret.kind, secret.mark) == (f"value of ${name}", None)
+
+
+def test_key_in_the_query_of_a_url_of_the_recipe_is_told(tmp_path: Path) -> None:
+    workspace = planted(tmp_path / "w")
+    url = "https://models.example.org/v1?api-version=3&api-key={}"
+    for value, kinds in (("${AZURE}", []), ("0a1b2c", ["key written into a recipe"])):
+        (workspace.path / "recipe.yaml").write_text(yaml.safe_dump({"teachers": [{"base_url": url.format(value)}]}))
+        assert [secret.kind for secret in find_secrets(workspace)] == kinds
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ LOOKED_AT = 20_000
 
 NGRAM = 13
 SHORT_NGRAM = 8
-"""Words in a row that two questions share: 13 as for GPT-3, 8 where a question is shorter."""
+"""Words in a row that two questions share: 13 as for GPT-3, 8 where a question is shorter, all where it has fewer."""
+IN_A_ROW = f"{NGRAM} words in a row ({SHORT_NGRAM} in short ones, all in those of fewer)"
 JACCARD = 0.8
 HASHES = 128
 MOST_COMPARED = 200_000
@@ -96,20 +97,31 @@ def _confirmers() -> dict[str, Callable[[str], bool]]:
 
 def near_duplicates(con: duckdb.DuckDBPyConnection) -> Iterator[Found]:
     """Questions that are the same, or nearly."""
-    same = con.execute(
-        "SELECT string_agg(question_id, ' = ' ORDER BY question_id), count(*) FROM questions "
-        f"GROUP BY {NORMAL.format('question')}, choices, context HAVING count(*) > 1 ORDER BY 1"
-    ).fetchall()
+    same = con.execute(REPEATED.format(normal=NORMAL.format("question"))).fetchall()
     if same:
-        extra = sum(count - 1 for _, count in same)
-        yield "near-duplicates", "warning", f"{extra:,} questions repeat another one", [ids for ids, _ in same]
+        extra, across = (sum(n - 1 for *_, n, splits in same if splits >= least) for least in (1, 2))
+        message = f"{extra:,} questions repeat another one" + (f", {across:,} of another split" if across else "")
+        yield "near-duplicates", "warning", message, [named if splits > 1 else ids for ids, named, _, splits in same]
     near = _near(con)
     if near:
         message = f"{len(near):,} questions share at least {JACCARD:.0%} of their word 3-grams with an earlier one"
         yield "near-duplicates", "warning", message, near
 
 
-NORMAL = "trim(regexp_replace(lower({}), '[^\\p{{L}}\\p{{N}}]+', ' ', 'g'))"
+_SYMBOLS = "+*/%^<=>×÷±≤≥≠−-"
+_UNSPACED = "".join(f"\\p{{{{{s}}}}}" for s in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"))
+NORMAL = (
+    "trim(regexp_replace(regexp_replace(regexp_replace(lower({}), '-(\\p{{L}})', ' \\1', 'g'), "
+    f"'([{_UNSPACED}]|[{_SYMBOLS}]+)', ' \\1 ', 'g'), '[^\\p{{{{L}}}}\\p{{{{M}}}}\\p{{{{N}}}}{_SYMBOLS}]+', ' ', 'g'))"
+)
+"""Words in small letters with one space between. A sign of arithmetic is a word, as 12 + 5 is not 12 - 5 (a hyphen
+before a letter is none), and so is each character of a script that does not part its words."""
+
+REPEATED = """
+SELECT string_agg(question_id, ' = ' ORDER BY question_id),
+       string_agg(question_id || ' (' || split || ')', ' = ' ORDER BY question_id), count(*), count(DISTINCT split)
+FROM questions GROUP BY {normal}, choices, context HAVING count(*) > 1 ORDER BY 4 DESC, 1
+"""
 
 
 def _near(con: duckdb.DuckDBPyConnection) -> list[str]:
@@ -142,11 +154,15 @@ def _jaccard(a: set[bytes], b: set[bytes]) -> float:
     return len(a & b) / len(a | b)
 
 
+# a text has grams of one length alone, so one that is shorter than that is found where it is the whole text
 GRAMS = f"""
-WITH words AS (SELECT id, string_split({{normal}}, ' ') AS w FROM {{source}}),
-sized AS (SELECT id, w, CASE WHEN len(w) >= {NGRAM} THEN {NGRAM} ELSE {SHORT_NGRAM} END AS n FROM words)
+WITH words AS (
+    SELECT id, string_split(text, ' ') AS w FROM (SELECT id, {{normal}} AS text FROM {{source}}) WHERE text <> ''
+), sized AS (
+    SELECT id, w, CASE WHEN len(w) >= {NGRAM} THEN {NGRAM} ELSE least(len(w), {SHORT_NGRAM}) END AS n FROM words
+)
 SELECT DISTINCT id, hash(list_slice(w, i, i + n - 1)) AS gram
-FROM (SELECT id, w, n, unnest(range(1, len(w) - n + 2)) AS i FROM sized WHERE len(w) >= n)
+FROM (SELECT id, w, n, unnest(range(1, len(w) - n + 2)) AS i FROM sized)
 """
 
 
@@ -164,8 +180,8 @@ def overlap_with_test(con: duckdb.DuckDBPyConnection) -> Iterator[Found]:
     shared = _shared(con, _ours("split = 'test'"), _ours("split <> 'test'"))
     if shared:
         message = (
-            f"{len(shared):,} test questions share {NGRAM} words in a row ({SHORT_NGRAM} in short ones) with a train "
-            "or validation question: results on them may flatter (templates and shared passages show up here too)"
+            f"{len(shared):,} test questions share {IN_A_ROW} with a train or validation question: results on them "
+            "may flatter (templates and shared passages show up here too)"
         )
         yield "train-test-overlap", "warning", message, shared
 
@@ -176,16 +192,15 @@ def overlap_with_benchmarks(con: duckdb.DuckDBPyConnection, files: Sequence[Path
         con.execute(f"CREATE OR REPLACE TEMP TABLE benchmark AS {_benchmark(con, Path(file))}")
         shared = _shared(con, _ours(), "SELECT id, text FROM benchmark")
         if shared:
-            message = (
-                f"{len(shared):,} questions share {NGRAM} words in a row ({SHORT_NGRAM} in short ones) with {file}"
-            )
+            message = f"{len(shared):,} questions share {IN_A_ROW} with {file}"
             yield "benchmark-overlap", "warning", message, shared
 
 
 def _shared(con: duckdb.DuckDBPyConnection, ours: str, theirs: str) -> list[str]:
     """``our id ~ their id`` of texts with an n-gram in common, one of theirs for each of ours."""
+    first = f"SELECT gram, min(id) AS id FROM ({_grams(theirs)}) GROUP BY gram"  # else a preamble pairs all with all
     sql = (
-        f"SELECT a.id || ' ~ ' || min(b.id) FROM ({_grams(ours)}) a JOIN ({_grams(theirs)}) b USING (gram) "
+        f"SELECT a.id || ' ~ ' || min(b.id) FROM ({_grams(ours)}) a JOIN ({first}) b USING (gram) "
         "GROUP BY a.id ORDER BY a.id"
     )
     return [row[0] for row in con.execute(sql).fetchall()]

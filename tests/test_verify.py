@@ -253,6 +253,38 @@ def test_test_question_seen_in_training_is_told(tmp_path: Path) -> None:
     assert finding.examples == ("q00009 ~ q00000",)
 
 
+@pytest.mark.parametrize(
+    "same", ["What is one plus two?", "一加二等于几？", "一个农夫每周卖四十篮苹果，一共得到多少钱？"]
+)
+def test_short_question_is_found_where_it_is_asked_again_and_not_within_others(tmp_path: Path, same: str) -> None:
+    def plant(rows: Rows) -> None:
+        rows[0].update(question=same)
+        rows[1].update(question=f"Tell me now, children, before the bell rings: {same} And what is twice that sum?")
+        rows[9].update(question=same)
+
+    (finding,) = problems(planted(tmp_path / "w", plant))
+    assert finding.check == "train-test-overlap"
+    assert finding.examples == ("q00009 ~ q00000",)
+
+
+def test_questions_repeated_in_another_split_are_told_with_it(tmp_path: Path) -> None:
+    def plant(rows: Rows) -> None:
+        rows[1].update(question=rows[0]["question"], choices=rows[0]["choices"], answer=rows[0]["answer"])
+        rows[9].update(question=rows[2]["question"], choices=rows[2]["choices"], answer=rows[2]["answer"])
+
+    found = {finding.check: finding for finding in problems(planted(tmp_path / "w", plant))}
+    assert found["near-duplicates"].message == "2 questions repeat another one, 1 of another split"
+    assert found["near-duplicates"].examples == ("q00002 (train) = q00009 (test)", "q00000 = q00001")
+
+
+def test_sums_that_differ_in_the_sign_alone_are_different_questions(tmp_path: Path) -> None:
+    def plant(rows: Rows) -> None:
+        for row, sign in zip((rows[0], rows[1], rows[8], rows[9]), "+-*/", strict=True):
+            row.update(question=f"What is 12 {sign} 5?", choices=rows[0]["choices"], answer=rows[0]["answer"])
+
+    assert problems(planted(tmp_path / "w", plant)) == []
+
+
 @pytest.mark.parametrize("name", ["b.txt", "b.jsonl", "b.csv", "b.parquet"])
 def test_benchmark_question_is_told(sound: Workspace, tmp_path: Path, name: str) -> None:
     import polars as pl

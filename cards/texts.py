@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cards.secrets import text_columns
 from schemas.database import quote
 from schemas.errors import InputError
-from schemas.tables import QUESTIONS, RESPONSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,13 +31,28 @@ Found = tuple[str, Literal["error", "warning", "note"], str, list[str]]
 
 CANDIDATES = {
     "e-mail address": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
-    "phone number": r"(?:\+\d{1,3}[ .-]?)(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}-\d{4}",
+    "phone number": r"(?:\+\d{1,3}[ .-]?)(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}-\d{4}"
+    r"|\b\d{3}-\d{3}-\d{4}\b|\b\d{3}\.\d{3}\.\d{4}\b",
     "bank account (IBAN)": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-    "payment card": r"\b[3-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}\b",
+    # not after a point: digits of a fraction pass the check digit once in ten
+    "payment card": r"(?:^|[^\w.])(?:(?:[3-6]\d{3}|2[2-7]\d{2})[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}"
+    r"|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})\b",
     "US social security number": r"\b\d{3}-\d{2}-\d{4}\b",
 }
 RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.I)
 """Domains that belong to nobody (RFC 2606)."""
+PERSONAL = (
+    ("questions", "question_id", ("question", "context", "choices"), ""),
+    (
+        "responses",
+        "question_id || ', ' || teacher_id",
+        ("rationale", "reasoning", "raw_text", "follow_up", "error_message"),
+        "",
+    ),
+    ("purified", "question_id || ', ' || method", ("rationale",), "WHERE teacher_id IS NULL"),
+    ("calls", "question_id || ', ' || method", ("reply", "error_message"), ""),
+)
+"""Table, key, columns and which rows personal data is looked for in; a purified row of a teacher is a response."""
 LOOKED_AT = 20_000
 """Cells with candidates that are looked at closely per table."""
 
@@ -63,15 +76,14 @@ def personal_data(con: duckdb.DuckDBPyConnection) -> Iterator[Found]:
     confirm = _confirmers()
     places: dict[str, list[str]] = {}
     shape = quote("|".join(f"(?:{candidate})" for candidate in CANDIDATES.values()))
-    for table, key in ((QUESTIONS, "question_id"), (RESPONSES, "question_id || ', ' || teacher_id")):
-        names = [name for name in text_columns(table) if name in ("question", "context", "rationale", "reasoning")]
-        cells = ", ".join(f'"{name}"' for name in names)
-        sql = f"SELECT {key}, concat_ws(chr(10), {cells}) AS text FROM {table.name}"
+    for table, key, columns, which in PERSONAL:
+        cells = ", ".join(f"{name}::VARCHAR" for name in columns)
+        sql = f"SELECT {key}, concat_ws(chr(10), {cells}) AS text FROM {table} {which}"
         found = con.execute(f"SELECT * FROM ({sql}) WHERE regexp_matches(text, {shape}) LIMIT {LOOKED_AT}").fetchall()
         for where, text in found:
             for kind, candidate in CANDIDATES.items():
                 if any(confirm[kind](match) for match in re.findall(candidate, text)):
-                    places.setdefault(kind, []).append(f"{table.name} {where}")
+                    places.setdefault(kind, []).append(f"{table} {where}")
     for kind, where in sorted(places.items()):
         yield "personal-data", "warning", f"{len(where):,} texts hold what looks like a {kind}", where
 

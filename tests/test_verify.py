@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
 
 from cards import texts
 from cards.secrets import find_secrets, mark_of
 from cards.verify import Finding, verify
+from purifiers.aggregate import Aggregate
+from purifiers.run import publish
 from schemas.errors import InputError
 from schemas.tables import QUESTIONS, REJECTED, RESPONSES
 from schemas.workspace import Workspace
@@ -201,6 +204,9 @@ def test_key_in_the_query_of_a_url_of_the_recipe_is_told(tmp_path: Path) -> None
         ("Call +49 30 901820 at noon.", "phone number"),
         ("Pay to DE89 3704 0044 0532 0130 00 please.", "bank account (IBAN)"),
         ("The card 4111 1111 1111 1111 is charged.", "payment card"),
+        ("Call 650-253-0000 at noon.", "phone number"),
+        ("The card 3782 822463 10005 is charged.", "payment card"),
+        ("The card 2223003122003222 is charged.", "payment card"),
         ("His number is 536-90-4399 there.", "US social security number"),
     ],
 )
@@ -211,11 +217,32 @@ def test_personal_data_is_told(tmp_path: Path, text: str, kind: str) -> None:
     assert finding.examples == ("responses q00004, alpha",)
 
 
+MAIL = "jane.roe@mail-provider.co.uk"
+
+
+@pytest.mark.parametrize("column", ["raw_text", "follow_up", "error_message", "reasoning"])
+def test_personal_data_is_looked_for_in_all_that_a_teacher_said(tmp_path: Path, column: str) -> None:
+    (finding,) = problems(planted(tmp_path / "w", of_response=lambda rows: rows[4].update({column: f"Ask {MAIL}."})))
+    assert finding.examples == ("responses q00004, alpha",)
+
+
+def test_personal_data_is_looked_for_in_choices_calls_and_merged_rationales(tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path / "w", ["ABB"], split="train", gold="B")
+    judge = ScriptedAsker(workspace, ["judge"], lambda _: f"Ask {MAIL}.\nThe answer is (B).")
+    publish(workspace, asked_by(Aggregate(judge="judge"), judge))
+    file = workspace.questions_dir / "train-00000.parquet"
+    choices = [{"label": "A", "text": MAIL}, {"label": "B", "text": "none"}]
+    rewrite(file, lambda rows: [{**rows[0], "choices": choices}], QUESTIONS.arrow)
+    (found,) = [finding for finding in verify(workspace) if finding.check == "personal-data"]
+    assert [example.split()[0] for example in found.examples] == ["questions", "purified", "calls"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "Write to someone@example.org or user@localhost.",
         "1234 5678 9012 3456 plus 4111 1111 1111 1112 is a large sum",
+        "It is 0.371449635398431 or 12.4111111111111111 in all, and 123-456-7890 is negative",
         "DE00 3704 0044 0532 0130 00 fails its check digits",
         "The sequence 000-12-3456 goes on, from 1990 to 2024, 3.14159265 and 12 + 345 + 678",
     ],

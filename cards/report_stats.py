@@ -112,7 +112,8 @@ def judged(corpus: Corpus, choices: list[Choice]) -> Row | None:
     """Accuracy of methods, teachers and the oracle on the same labelled questions, the best first.
 
     They are of the test split, or of the first of validation and train that has any; None where nothing is labelled.
-    What a method rejected, and what a teacher did not answer, is not right.
+    What a method rejected, and what a teacher did not answer, is not right. Answers of a teacher that was shown gold
+    do not count for it (no share where that leaves nothing known); a method may keep them, so the oracle may too.
     """
     known = graded(corpus)
     split = next((s for s in reversed(SPLITS) if known[corpus.rows(s)].any()), None)
@@ -120,11 +121,23 @@ def judged(corpus: Corpus, choices: list[Choice]) -> Row | None:
         return None
     rows = corpus.rows(split)
     rows = rows[known[rows]]
-    correct = corpus.correct[rows] == 1
-    found = [_judged("oracle", "some teacher is right", correct.any(axis=1))]
+    mine = corpus.take(rows)
+    is_gold = mine.labelled[:, None] & (mine.answer == mine.gold[:, None])
+    found = [_judged("oracle", "some teacher is right", (is_gold | (mine.correct == 1)).any(axis=1))]
     found += [_judged("method", choice.method, choice.right[rows]) for choice in choices]
-    found += [_judged("teacher", teacher, correct[:, t]) for t, teacher in enumerate(corpus.teachers)]
-    return {"split": split, "n": len(rows), "rows": sorted(found, key=lambda row: -row["share"].value)}
+    found += [_judged("teacher", name, *_of_teacher(mine, t)) for t, name in enumerate(mine.teachers)]
+    return {"split": split, "n": len(rows), "rows": sorted(found, key=_best_first)}
+
+
+def _of_teacher(corpus: Corpus, t: int) -> tuple[Bools, int]:
+    """(Q,) where the teacher is right, and out of how many: all questions but those whose answer it was shown."""
+    correct = corpus.correct[:, t]
+    shown = (correct < 0) & (corpus.answer[:, t] != UNREAD) & corpus.labelled
+    return correct == 1, int((~shown).sum()) if (correct >= 0).any() else 0
+
+
+def _best_first(row: Row) -> float:
+    return -row["share"].value if row["share"] else 1.0
 
 
 def graded(corpus: Corpus) -> Bools:
@@ -132,8 +145,8 @@ def graded(corpus: Corpus) -> Bools:
     return np.asarray((corpus.correct >= 0).any(axis=1))
 
 
-def _judged(kind: str, name: str, right: Bools) -> Row:
-    return {"kind": kind, "name": name, "share": Share.of(int(right.sum()), len(right))}
+def _judged(kind: str, name: str, right: Bools, n: int | None = None) -> Row:
+    return {"kind": kind, "name": name, "share": Share.of(int(right.sum()), len(right) if n is None else n)}
 
 
 def matrix(corpus: Corpus) -> list[list[Row | None]]:

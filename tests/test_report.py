@@ -17,11 +17,13 @@ from helpers_corpus import make_workspace, question_row, response_row, write_wor
 
 from cards import report_data
 from cards.publication import published_files
-from cards.report import as_json, usd, write_report
-from cards.report_stats import Share
+from cards.report import as_json, render, usd, write_report
+from cards.report_data import choices_of, number_questions
+from cards.report_stats import Share, judged
 from purifiers.majority import Majority
 from purifiers.run import publish
-from schemas.database import query
+from schemas.corpus import Corpus
+from schemas.database import connect, query
 from schemas.errors import WorkspaceError
 from schemas.tables import PURIFIED, STUDENTS
 from schemas.workspace import Workspace
@@ -123,6 +125,34 @@ def test_figures_of_the_overview_are_those_of_the_tables(visit: Any, made: Works
     )  # fmt: skip
     assert f"{100 * right / 12:.1f}%" in page.locator(".ranking tr", has_text="alpha").inner_text()
     assert "60" in page.locator(".tile").first.inner_text()
+
+
+def test_a_teacher_that_saw_gold_has_no_accuracy_and_no_method_beats_the_oracle(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    questions = [question_row(i, "test", rng) for i in range(8)]
+    saw = {"gold_shown": True, "is_correct": None}
+    answers = {
+        "alpha": [response_row(q, "alpha", i < 2) for i, q in enumerate(questions)],
+        "forced": [response_row(q, "forced", True, **saw) for q in questions],
+        "partly": [response_row(q, "partly", i < 3, **(saw if i < 4 else {})) for i, q in enumerate(questions)],
+    }
+    workspace = write_workspace(tmp_path / "w", questions, answers)
+    publish(workspace, Majority())
+    found = judged_of(workspace)
+    assert found["forced"] is None
+    assert (found["partly"].n, found["alpha"].value) == (4, 0.25)
+    assert found["some teacher is right"].value == 1.0 > found["alpha"].value
+    assert "was shown the answers" in render(workspace)
+
+
+def judged_of(workspace: Workspace) -> dict[str, Any]:
+    """Name -> share, of who is right."""
+    corpus, con = Corpus.of(workspace), connect(workspace)
+    number_questions(con, corpus)
+    found = judged(corpus, choices_of(con, corpus, workspace.methods()))
+    assert found is not None
+    assert found["rows"][-1]["share"] is None
+    return {row["name"]: row["share"] for row in found["rows"]}
 
 
 def test_a_figure_leads_to_its_questions(visit: Any, made: Workspace, report: Path) -> None:

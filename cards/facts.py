@@ -33,11 +33,14 @@ FROM teachers t JOIN (
 ) m USING (teacher_id) ORDER BY teacher_id
 """
 
+# of read answers, as the report has it; the share is one of answers, not a mean over questions
 BEFORE = """
-SELECT count(*) FILTER (answers > 1) / count(*) AS conflicting, avg(right_share) AS right_share, count(*) AS questions
+SELECT count(*) FILTER (answers > 1) / count(*) AS conflicting, sum(rights) / nullif(sum(known), 0) AS right_share,
+       count(*) AS questions
 FROM (
-    SELECT question_id, count(DISTINCT predicted_answer) AS answers, avg(is_correct::INTEGER) AS right_share
-    FROM answers WHERE status = 'ok' GROUP BY question_id
+    SELECT question_id, count(DISTINCT predicted_answer) AS answers,
+           count(*) FILTER (is_correct) AS rights, count(is_correct) AS known
+    FROM answers WHERE predicted_answer IS NOT NULL GROUP BY question_id
 )
 """
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from cards import markdown
 from cards.card import size_category, write_card
+from cards.report import render
 from cards.spec import CardSpec
 from purifiers.majority import Majority
 from purifiers.run import publish
@@ -147,6 +148,30 @@ def test_numbers_are_those_of_the_data(workspace: Workspace) -> None:
     shares = query(workspace, "SELECT teacher_id, count(*) AS n FROM purified GROUP BY teacher_id").to_pylist()
     for row in shares:
         assert f"| `majority` | `{row['teacher_id']}` | {row['n']} | {5 * row['n']}.0% |" in text
+
+
+def test_what_the_card_says_of_conflict_is_what_the_report_says(tmp_path: Path) -> None:
+    """Of four questions one was not asked, and one has no answer that could be read."""
+    rng = random.Random(0)
+    q = [question_row(i, "test", rng) for i in range(4)]
+    unread = {"predicted_answer": None, "answer_status": "unread", "is_correct": False}
+    answers = {
+        "alpha": [
+            response_row(q[0], "alpha", True),
+            response_row(q[1], "alpha", True),
+            response_row(q[2], "alpha", True),
+        ],
+        "beta": [response_row(q[0], "beta", False), response_row(q[2], "beta", True)],
+    }
+    answers["alpha"][2] |= unread
+    answers["beta"][1] |= unread
+    workspace = write_workspace(tmp_path / "w", q, answers)
+    publish(workspace, Majority())
+    text = write_card(workspace).read_text()
+    assert "4 questions and the answers of 2 teacher models to 2 of them." in text
+    assert "Before: 50.0% of 2 answered questions have teachers that contradict each other" in text
+    assert "of the answers read, 66.7% are right where that is known" in text
+    assert "contradict each other on 1 of 2 answered questions" in render(workspace)
 
 
 def test_authors_sections_and_metadata_survive(workspace: Workspace) -> None:

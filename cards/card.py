@@ -127,7 +127,8 @@ def _metadata(old: Mapping[str, Any], spec: CardSpec, facts: Facts, configs: lis
         "license_link": spec.license_link,
         "source_datasets": list(spec.source_datasets),
     }
-    kept_tags = [t for t in old.get("tags") or () if isinstance(t, str)]
+    tags = old.get("tags")
+    kept_tags = [tag for tag in (tags if isinstance(tags, list) else [tags]) if isinstance(tag, str)]
     made = {
         "task_categories": _task_categories(facts),
         "size_categories": [size_category(facts.count)],

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from cards.markdown import plain
 from cards.origins import origins_of
 from schemas.errors import InputError
 from schemas.workspace import Workspace
@@ -98,19 +99,31 @@ def _spec(section: object, file: Path) -> CardSpec:
 
 
 def terms_of(workspace: Workspace, spec: CardSpec) -> dict[str, TeacherTerms]:
-    """What is known about each teacher; the spec wins over the recipe, the recipe over those of pulled datasets."""
+    """What is known about each teacher; the spec wins over the recipe, the recipe over those of pulled datasets.
+
+    Raises:
+        InputError: a recipe has something else where its teachers, judges or card should be.
+    """
     terms: dict[str, dict[str, Any]] = {}
     for file in [*sorted(workspace.path.glob("recipes/*.yaml")), workspace.path / "recipe.yaml"]:
         recipe = _mapping(file)
-        for entry in [*(recipe.get("teachers") or ()), *(recipe.get("judges") or ())]:
-            if isinstance(entry, dict) and "id" in entry:
-                _add(terms, str(entry["id"]), entry)
-        card = recipe.get("card")
-        for name, entry in ((card.get("teachers") if isinstance(card, dict) else None) or {}).items():
+        for key in ("teachers", "judges"):
+            for entry in _checked(recipe.get(key) or [], list, f"{file}: {key}"):
+                if isinstance(entry, dict) and "id" in entry:
+                    _add(terms, str(entry["id"]), entry)
+        card = _checked(recipe.get("card") or {}, dict, f"{file}: card")
+        for name, entry in _checked(card.get("teachers") or {}, dict, f"{file}: card.teachers").items():
             _add(terms, str(name), entry)
     for name, given in spec.teachers.items():
         _add(terms, name, given.model_dump())
     return {name: TeacherTerms.model_construct(**known) for name, known in terms.items()}
+
+
+def _checked(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        lines = "- id: ...  lines, one a teacher" if kind is list else "key: value  lines"
+        raise InputError(f"{where} is {plain(value, 40)}: write it as  {lines}")
+    return value
 
 
 def _add(terms: dict[str, dict[str, Any]], name: str, entry: object) -> None:

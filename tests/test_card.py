@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
 from cards import markdown
-from cards.card import size_category, write_card
+from cards.card import TAGS, size_category, write_card
 from cards.report import render
 from cards.spec import CardSpec
 from purifiers.majority import Majority
@@ -135,6 +135,29 @@ def test_recipe_that_is_no_yaml_is_told(workspace: Workspace) -> None:
     (workspace.path / "recipe.yaml").write_text("teachers: [")
     with pytest.raises(InputError, match=r"recipe\.yaml cannot be read as YAML"):
         write_card(workspace)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"teachers": 5}, "recipe.yaml: teachers is 5: write it as  - id: "),
+        ({"judges": {"id": "j"}}, "recipe.yaml: judges is "),
+        ({"card": {"teachers": [1]}}, "card.teachers"),
+    ],
+)
+def test_recipe_with_something_else_where_lists_should_be_is_told(
+    workspace: Workspace, recipe: dict[str, Any], told: str
+) -> None:
+    (workspace.path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match=told):
+        write_card(workspace)
+
+
+@pytest.mark.parametrize(("tags", "kept"), [("7", []), ("sums", ["sums"]), ("[sums, 7]", ["sums"])])
+def test_tags_that_are_no_list_of_words_do_no_harm(workspace: Workspace, tags: str, kept: list[str]) -> None:
+    (workspace.path / "README.md").write_text(f"---\ntags: {tags}\n---\n# My sums\n")
+    write_card(workspace)
+    assert metadata(workspace)["tags"] == [*TAGS, *kept]
 
 
 def test_numbers_are_those_of_the_data(workspace: Workspace) -> None:

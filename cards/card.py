@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cards import markdown
 from cards.facts import Facts, best_method, facts_of, splits_of
 from cards.origins import origins_of
+from cards.recipe_copy import public_recipe
 from cards.spec import CardSpec, TeacherTerms, spec_of, terms_of
 from schemas.errors import InputError, WorkspaceError
 from schemas.tables import TABLES
@@ -154,14 +155,13 @@ def size_category(rows: int) -> str:
 def _context(workspace: Workspace, facts: Facts, spec: CardSpec, blocks: dict[str, str]) -> dict[str, Any]:
     """What the template speaks of, beside the metadata."""
     terms = terms_of(workspace, spec)
-    recipe = workspace.path / "recipe.yaml"
     return {
         "facts": facts,
         "teachers": [_teacher(row, terms.get(row["teacher_id"], TeacherTerms())) for row in facts.teachers],
         "judges": {name: terms.get(name, TeacherTerms()).licence for name in judges_of(facts)},
         "spec": spec,
         "tables": TABLES,
-        "recipe": recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
+        "recipe": public_recipe(workspace),
         "origins": origins_of(workspace),
         "generated": markdown.GENERATED,
         "yours": lambda name, hint: markdown.yours(name, blocks, hint),

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cards.recipe_copy import NAME as RECIPE
+from cards.recipe_copy import public_recipe
 from schemas.database import query
 from schemas.errors import InputError, nearest
 from schemas.parquet import completed, write_splits
@@ -81,10 +83,14 @@ def stage(workspace: Workspace, folder: Path, choice: Choice) -> tuple[Workspace
     A purified row that any excluded teacher's response went into, or that it wrote, is dropped and listed under
     ``rejected``; so is what it was asked by purifiers.
 
+    The recipe is laid out as others may read it.
+
     Raises:
+        InputError: the recipe is no YAML mapping.
         WorkspaceError: another run holds the workspace.
     """
     dropped: dict[str, int] = {}
+    folder.mkdir(parents=True, exist_ok=True)
     with workspace.lock():
         for path in published_files(workspace.path):
             top, name = [*path.split("/"), ""][:2]
@@ -94,7 +100,10 @@ def stage(workspace: Workspace, folder: Path, choice: Choice) -> tuple[Workspace
                 continue
             if top in ("purified", "rejected", "calls") and choice.excluded:
                 continue
-            _link(workspace.path / path, folder / path)
+            if path == RECIPE:
+                (folder / path).write_text(public_recipe(workspace) or "", encoding="utf-8", newline="\n")
+            else:
+                _link(workspace.path / path, folder / path)
         if choice.excluded:
             for method in sorted(choice.methods):
                 dropped[method] = _rewrite(workspace, Workspace(folder), method, choice.excluded)

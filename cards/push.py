@@ -17,6 +17,7 @@ from cards.card import judges_of, write_card
 from cards.facts import facts_of
 from cards.load_back import load_back
 from cards.publication import Choice, choose, published_files, stage
+from cards.recipe_copy import private_places
 from cards.secrets import Secret, find_secrets
 from cards.spec import CardSpec, spec_of, terms_of
 from schemas.errors import InputError
@@ -50,6 +51,7 @@ class PushPlan:
         metadata: key of the card's YAML -> (before, after), where they differ.
         dropped: method -> purified rows dropped, because an excluded teacher's response went into them.
         refusals: why the push would be refused; `push` raises them unless it is a dry run.
+        private_places: where it names a local path or a private host; see `cards.recipe_copy`.
     """
 
     repo_id: str
@@ -59,6 +61,7 @@ class PushPlan:
     metadata: dict[str, tuple[Any, Any]]
     dropped: dict[str, int] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
+    private_places: list[str] = field(default_factory=list)
 
     @property
     def upload_bytes(self) -> int:
@@ -183,6 +186,7 @@ def _plan(request: _Request, remote: hub.Remote, dropped: dict[str, int]) -> Pus
         files=files,
         metadata=_metadata_changes(request, remote),
         dropped=dropped,
+        private_places=private_places(request.staged),
     )
     plan.refusals.extend(_refusals(request, remote, plan))
     return plan

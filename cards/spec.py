@@ -83,7 +83,7 @@ def spec_of(workspace: Workspace) -> CardSpec:
     """
     pulled = [origin.recipe for origin in reversed(origins_of(workspace)) if origin.recipe]
     for name in ["recipe.yaml", *pulled]:
-        section = _mapping(workspace.path / name).get("card")
+        section = mapping_of(workspace.path / name).get("card")
         if section:
             return _spec(section, workspace.path / name)
     return CardSpec()
@@ -106,7 +106,7 @@ def terms_of(workspace: Workspace, spec: CardSpec) -> dict[str, TeacherTerms]:
     """
     terms: dict[str, dict[str, Any]] = {}
     for file in [*sorted(workspace.path.glob("recipes/*.yaml")), workspace.path / "recipe.yaml"]:
-        recipe = _mapping(file)
+        recipe = mapping_of(file)
         for key in ("teachers", "judges"):
             for entry in _checked(recipe.get(key) or [], list, f"{file}: {key}"):
                 if isinstance(entry, dict) and "id" in entry:
@@ -132,7 +132,7 @@ def _add(terms: dict[str, dict[str, Any]], name: str, entry: object) -> None:
         terms[name] = {**terms.get(name, {}), **known}
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def mapping_of(file: Path) -> dict[str, Any]:
     """A YAML mapping; empty where there is no file.
 
     Raises:

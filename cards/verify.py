@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cards import texts
 from cards.markdown import plain
+from cards.recipe_copy import private_places
 from cards.secrets import find_secrets
 from schemas.database import connect
 from schemas.parquet import read_schema
@@ -69,7 +70,7 @@ def verify(
         allow_secrets: see `cards.push.push`.
 
     Raises:
-        InputError: a benchmark file cannot be read.
+        InputError: a benchmark file or the recipe cannot be read.
     """
     wrong = list(_schema(workspace))
     if wrong:  # what the other checks would ask of such files has no answer
@@ -80,6 +81,7 @@ def verify(
         *_values(con),
         *_coverage(con),
         *_secrets(workspace, allow_secrets),
+        *_private_places(workspace),
         *texts_checked(texts.personal_data, con),
         *texts_checked(texts.near_duplicates, con),
         *texts_checked(texts.languages, con, language),
@@ -233,3 +235,10 @@ def _secrets(workspace: Workspace, allowed: Collection[str]) -> Iterator[Finding
             f"{len(places):,} places look like they hold a secret ({kind}): remove it, and revoke it if it is real"
         )
         yield Finding("secrets", "error", message, tuple(plain(place, 120) for place in places[:EXAMPLES]))
+
+
+def _private_places(workspace: Workspace) -> Iterator[Finding]:
+    places = private_places(workspace)
+    if places:
+        message = f"{len(places):,} places name a path or a host of yours: rename what should not be read by others"
+        yield Finding("private-places", "warning", message, tuple(plain(place, 120) for place in places[:EXAMPLES]))

@@ -534,6 +534,8 @@ def pushed(done: PushPlan | PushReport) -> None:
         note(f"card metadata '{key}': {before} -> {after}")
     for method, rows in plan.dropped.items():
         note(f"{rows:,} rows of {method} are left out: an excluded teacher's response went into them")
+    for place in plan.private_places:
+        note(f"this names a path or a host of yours: {place}")
     for reason in plan.refusals:
         note(f"a push would be refused: {reason}")
     if isinstance(done, PushReport):

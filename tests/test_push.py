@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_corpus import make_workspace, question_row, response_row, write_recipe, write_workspace
 from hub_stub import Fault, Hub, running_hub, sign_in
@@ -250,6 +251,28 @@ def test_key_of_this_machine_and_key_in_the_recipe_are_refused(
     monkeypatch.setenv("MY_API_KEY", "correct horse battery")
     recipe.write_text(clean + "note: correct horse battery\n")
     assert "value of $MY_API_KEY" in " ".join(planned(workspace).refusals)
+
+
+def test_published_recipe_says_nothing_of_where_files_lay(workspace: Workspace, hub: Hub) -> None:
+    file = workspace.path / "recipe.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    recipe["questions"] = {"path": "../../secret-home/alice/q.jsonl", "limit": 5}
+    recipe["build"] = {"cache": "../../secret-home/alice/journal.sqlite", "patience_s": 3}
+    recipe["teachers"][0] |= {"model": "/scratch/alice/models/llm", "base_url": ["http://gpu-box:8000/v1"]}
+    file.write_text("# Mine.\n" + yaml.safe_dump(recipe))
+    before = file.read_bytes()
+    plan = pushed(workspace, check=False).plan
+    head = hub.repos["alice/sums"].head.files
+    published = head["recipe.yaml"].decode()
+    assert published.startswith("# Mine.\n")
+    assert yaml.safe_load(published)["questions"] == {"path": "q.jsonl", "limit": 5}
+    assert yaml.safe_load(published)["build"] == {"patience_s": 3}
+    assert b"secret-home" not in head["recipe.yaml"] + head["README.md"]
+    assert file.read_bytes() == before
+    assert plan.private_places == [
+        "recipe.yaml, teachers.1.base_url.1: http://gpu-box:8000/v1",
+        "recipe.yaml, teachers.1.model: /scratch/alice/models/llm",
+    ]
 
 
 def test_dataset_of_somebody_else_is_not_overwritten_unasked(workspace: Workspace, hub: Hub) -> None:

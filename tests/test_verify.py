@@ -150,6 +150,31 @@ def test_keys_of_many_vendors_are_found_in_texts_and_once(with_keys: Workspace, 
     assert secret.mark == mark_of(KEYS[name])
 
 
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        ({"base_url": "http://10.1.2.3:8000/v1"}, True),
+        ({"base_url": "http://models.corp/v1"}, True),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, False),
+        ({"base_url": "https://api.example.org/v1", "model": "example/llm"}, False),
+        ({"model": "~/models/llm"}, True),
+    ],
+)
+def test_private_host_or_path_in_the_recipe_is_a_warning(tmp_path: Path, teacher: dict[str, str], told: bool) -> None:
+    workspace = planted(tmp_path / "w")
+    (workspace.path / "recipe.yaml").write_text(yaml.safe_dump({"teachers": [teacher]}))
+    assert [(finding.check, finding.level) for finding in problems(workspace)] == [("private-places", "warning")] * told
+
+
+def test_local_path_as_the_name_of_a_model_is_a_warning(tmp_path: Path) -> None:
+    def plant(rows: Rows) -> None:
+        for row in rows:
+            row.update(model="/scratch/alice/models/llm")
+
+    (finding,) = problems(planted(tmp_path / "w", of_response=plant))
+    assert finding.examples == ("responses.model of alpha: /scratch/alice/models/llm",)
+
+
 def test_words_with_hyphens_are_no_key(tmp_path: Path) -> None:
     text = "See sk-learn-based-classification-pipelines-tutorial on APERIODICITY."
     workspace = planted(tmp_path / "w", of_response=lambda rows: rows[2].update(rationale=text))

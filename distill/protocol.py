@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.batches import overhead, passes, rows_of_pairs
+from distill.batches import Rows, overhead, passes, rows_of_pairs
 from distill.loss import coefficients, nll_of, row_nll
 from distill.model import StudentModel, make_student
 from distill.spec import StudentSpec, Training
@@ -29,7 +29,7 @@ class BatchStudent:
     """
 
     def __init__(self, make: Callable[[int], StudentModel], seed: int = 0, training: Training | None = None) -> None:
-        self._make, self._training = make, training or Training()
+        self._make, self._seed, self._training = make, seed, training or Training()
         self.student = make(seed)
         self.steps = 0
         self._optimiser: Any = None
@@ -56,7 +56,10 @@ class BatchStudent:
         return nll.astype(np.float32), rows.target.lengths
 
     def learn(self, prompts: Sequence[str], targets: Sequence[str], weights: Sequence[float] | None = None) -> float:
-        """Take one AdamW step on the weighted mean over target tokens; return it as it was before (nats per token)."""
+        """Take one AdamW step on the weighted mean over target tokens; return it as it was before (nats per token).
+
+        Dropout follows from the seed and the number of the step, whatever else the process has drawn.
+        """
         import torch
 
         if self._optimiser is None:
@@ -66,6 +69,20 @@ class BatchStudent:
                 self.student.trainable().values(), lr=rate, weight_decay=decay, fused=True
             )
         rows = rows_of_pairs(self.student.encoder, prompts, targets, weights)
+        device = self.student.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self._seed * 1_000_003 + self.steps)
+            total = self._add_gradients(rows)
+        torch.nn.utils.clip_grad_norm_(self.student.trainable().values(), self._training.clip)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.steps += 1
+        return total
+
+    def _add_gradients(self, rows: Rows) -> float:
+        """Of the weighted mean over target tokens, which is returned."""
+        import torch
+
         everything = np.arange(len(rows))
         _, part_of = coefficients(rows, everything, np.ones(1), "token")
         used = everything[part_of > 0]
@@ -77,10 +94,6 @@ class BatchStudent:
             loss = (nll * torch.tensor(part_of[part], dtype=nll.dtype, device=nll.device)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.student.trainable().values(), self._training.clip)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        self.steps += 1
         return total
 
     def fresh(self, seed: int) -> BatchStudent:

@@ -69,6 +69,22 @@ def test_it_learns_what_has_weight_and_a_fresh_one_has_not(model: str) -> None:
     np.testing.assert_array_equal(student.loss(PROMPTS, TARGETS), end)
 
 
+def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before() -> None:
+    import torch
+
+    spec = StudentSpec(model="tiny-seq2seq", width=32, layers=1, vocabulary=400, dropout=0.3)
+    found = []
+    for drawn in (1, 2):
+        torch.manual_seed(drawn)
+        student = student_for(spec, toy_examples().texts(), seed=0, training=Training(learning_rate=1e-2))
+        found.append([student.learn(PROMPTS, TARGETS) for _ in range(3)])
+        after = torch.rand(1)
+        torch.manual_seed(drawn)
+        assert torch.rand(1) == after, "and others do not depend on it"
+    assert found[0] == found[1]
+    assert student.fresh(1).learn(PROMPTS, TARGETS) != found[0][0]
+
+
 def test_without_weights_every_token_counts_alike() -> None:
     student = handed("tiny-causal")
     tokens = np.array([len(t) for t in student.student.encoder.targets(TARGETS)])

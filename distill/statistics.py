@@ -3,7 +3,7 @@
 seeds       differences are taken seed by seed (`schemas.seeds`)
 questions   the same difference question by question (mean over seeds), with a sign-flip permutation test and a
             bootstrap interval: would other questions say the same?
-curve       accuracy by the number m of teachers, over nested sets; m = 1 is the first teacher alone, for every method
+curve       accuracy by the number m of teachers; m = 1 is the same for every method: teachers alone
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.seeds import Estimate, estimate, t_within
+from schemas.tables import ONE_TEACHER
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 5000
@@ -78,14 +80,17 @@ def paired(mine: Sequence[Cell], others: Sequence[Cell], seed: int = 0) -> Paire
 
 
 def curves(cells: Iterable[Cell], sets: Sequence[tuple[str, ...]]) -> dict[str, dict[int, list[Cell]]]:
-    """Method -> number of teachers -> its cells, over nested teacher sets; m = 1 is the first teacher for every method.
+    """Method -> number of teachers -> its cells; with one teacher there is nothing to choose: those are shared.
 
     Args:
         cells: of one student and objective.
-        sets: the nested sets; methods that do not choose among teachers (fine-tuning, single teachers) have no curve.
+        sets: the teacher sets; methods that do not choose among teachers (fine-tuning, single teachers) have no curve,
+            and none has one where all sets have as many teachers.
     """
+    if len({len(teachers) for teachers in sets}) < 2:
+        return {}
     cells = list(cells)
-    alone = [c for c in cells if c.method == f"teacher:{sets[0][0]}"]
+    alone = [c for c in cells if c.method.startswith(ONE_TEACHER) and c.teachers in sets]
     found: dict[str, dict[int, list[Cell]]] = {}
     for cell in cells:
         if len(cell.teachers) >= 2 and cell.teachers in sets:
@@ -93,6 +98,14 @@ def curves(cells: Iterable[Cell], sets: Sequence[tuple[str, ...]]) -> dict[str, 
     return {
         method: ({1: alone} if alone else {}) | dict(sorted(curve.items())) for method, curve in sorted(found.items())
     }
+
+
+def by_seed(cells: Iterable[Cell]) -> list[float]:
+    """A seed's accuracy; of several teacher sets the mean, which is one value all the same."""
+    found: dict[int, list[float]] = {}
+    for cell in cells:
+        found.setdefault(cell.seed, []).append(cell.accuracy)
+    return [fmean(values) for values in found.values()]
 
 
 def accuracies(curve: Mapping[int, Sequence[Cell]]) -> dict[tuple[tuple[str, ...], int], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#b
 """Okabe and Ito's, which colour-blind readers tell apart, and three more; keep-all is vermilion."""
 KEEP_ALL_COLOUR = "#d55e00"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 190, 48, 52
+LETTER = 7
+"""Width of a letter in a name, about."""
 Bar = tuple[float, float | None, float | None]
 
 
@@ -34,12 +37,12 @@ def write_pictures(found: dict[str, Any], folder: Path) -> list[Path]:
             )
             for kind, draw in (("curve", curve_picture), ("cmv", cmv_picture)):
                 file = folder / f"{kind}-{name}.svg"
-                file.write_text(draw(section, section["seeds"][1]), encoding="utf-8")
+                file.write_text(draw(section, found), encoding="utf-8")
                 made.append(file)
     return made
 
 
-def curve_picture(section: dict[str, Any], seeds: int) -> str:
+def curve_picture(section: dict[str, Any], found: dict[str, Any]) -> str:
     """Accuracy against the number of teachers, a line per method with its interval over seeds; fine-tuning dashed."""
     curves = {m: {int(k): _bar(v) for k, v in points.items()} for m, points in section["curves"].items()}
     tuned = next(
@@ -54,7 +57,8 @@ def curve_picture(section: dict[str, Any], seeds: int) -> str:
     step = plot.width / max(len(sizes), 1)
     for i, m in enumerate(sizes):
         plot.text(LEFT + step * (i + 0.5), HEIGHT - BOTTOM + 20, str(m), "middle")
-    plot.text(LEFT + plot.width / 2, HEIGHT - 10, f"teachers (nested sets; bars: 95 % over {seeds} seeds)", "middle")
+    sets, seeds = "nested sets; " if found["nested"] else "", section["seeds"][1]
+    plot.text(LEFT + plot.width / 2, HEIGHT - 10, f"teachers ({sets}bars: 95 % over {seeds} seeds)", "middle")
     labels = []
     if tuned:
         y = plot.y(tuned[0])
@@ -74,13 +78,15 @@ def curve_picture(section: dict[str, Any], seeds: int) -> str:
     return plot.svg()
 
 
-def cmv_picture(section: dict[str, Any], seeds: int) -> str:
+def cmv_picture(section: dict[str, Any], found: dict[str, Any]) -> str:
     """A bar per method, in points, with its interval over seeds; 0 is keep-all."""
     bars = {m: _bar(v) for m, v in section["cmv"].items()}
     low, high = _range([*bars.values(), (0.0, None, None)])
-    plot = _Plot(low, high, f"{section['objective']}: CMV, in points of accuracy above keep-all")
+    step = (WIDTH - LEFT - RIGHT) / max(len(bars), 1)
+    lines = max(ceil(LETTER * max(map(len, bars), default=0) / step), 2)  # of names: what stands beside another fits
+    title = f"{section['objective']}: CMV, in points of accuracy above keep-all"
+    plot = _Plot(low, high, title, below=14 * (lines - 2))
     plot.grid(lambda v: f"{100 * v:+.0f}")
-    step = plot.width / max(len(bars), 1)
     zero = plot.y(0.0)
     for i, (method, bar) in enumerate(bars.items()):
         x, y = LEFT + step * (i + 0.5), plot.y(bar[0])
@@ -90,24 +96,26 @@ def cmv_picture(section: dict[str, Any], seeds: int) -> str:
             f'height="{abs(y - zero):.1f}" fill="{colour}" opacity="0.75"/>'
         )
         plot.whisker(x, bar, "#222")
-        plot.text(x, HEIGHT - BOTTOM + 16 + 14 * (i % 2), method, "middle")
+        plot.text(x, HEIGHT - BOTTOM + 16 + 14 * (i % lines), method, "middle")
     plot.add(f'<line x1="{LEFT}" x2="{LEFT + plot.width}" y1="{zero:.1f}" y2="{zero:.1f}" stroke="#222"/>')
     plot.text(LEFT + plot.width + 12, zero + 4, KEEP_ALL, "start", KEEP_ALL_COLOUR)
-    plot.text(LEFT + plot.width + 12, TOP + 12, f"bars: 95 % over {seeds} seeds", "start", "#777")
+    plot.text(LEFT + plot.width + 12, TOP + 12, f"bars: 95 % over {section['seeds'][1]} seeds", "start", "#777")
     return plot.svg()
 
 
 class _Plot:
-    """An empty plot with a vertical axis from ``low`` to ``high``."""
+    """An empty plot with a vertical axis from ``low`` to ``high``, and so much more room ``below`` it."""
 
-    def __init__(self, low: float, high: float, title: str) -> None:
+    def __init__(self, low: float, high: float, title: str, below: int = 0) -> None:
         self.low, self.high = low, high
         self.width, self.height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        whole = HEIGHT + below
         self.parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {whole}" width="{WIDTH}" height="{whole}" '
             'font-family="system-ui, sans-serif" font-size="12">',
-            "<style>.dash{stroke:#777;stroke-width:1.5;stroke-dasharray:6 4}.grid{stroke:#e4e4e4}</style>",
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+            "<style>.dash{stroke:#777;stroke-width:1.5;stroke-dasharray:6 4}.grid{stroke:#e4e4e4}"
+            ".beyond{fill:none;stroke:#222}</style>",
+            f'<rect width="{WIDTH}" height="{whole}" fill="white"/>',
         ]
         self.add(f'<text x="{LEFT}" y="26" font-size="15" font-weight="600" fill="#222">{escape(title)}</text>')
 
@@ -124,12 +132,15 @@ class _Plot:
         self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>')
 
     def whisker(self, x: float, bar: Bar, colour: str) -> None:
-        """Draw an interval, if there is one."""
+        """Draw an interval, if there is one, with an arrowhead where it goes on beyond the plot."""
         if bar[1] is not None and bar[2] is not None:
             a, b = self.y(max(bar[1], self.low)), self.y(min(bar[2], self.high))
             self.add(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{colour}" stroke-width="1.2"/>'
             )
+            for end, y, up in ((self.low - bar[1], a, -1), (bar[2] - self.high, b, 1)):
+                if end > 0:
+                    self.add(f'<path d="M{x - 4:.1f} {y + 6 * up:.1f}L{x:.1f} {y:.1f}l4 {6 * up}" class="beyond"/>')
 
     def grid(self, said: Any) -> None:
         """Draw lines at round values."""
@@ -143,10 +154,14 @@ class _Plot:
 
     def labels(self, wanted: Sequence[tuple[float, str, str]]) -> None:
         """Write names at the right, at their heights or as near as they fit."""
-        last = -99.0
+        last, at = -99.0, []
         for y, name, colour in sorted(wanted):
             last = max(y, last + 15)
-            self.text(LEFT + self.width + 10, last + 4, name, "start", colour)
+            at.append((last, name, colour))
+        lowest = HEIGHT - 10.0
+        for y, name, colour in reversed(at):
+            self.text(LEFT + self.width + 10, min(y, lowest) + 4, name, "start", colour)
+            lowest = min(y, lowest) - 15
 
     def svg(self) -> str:
         """The picture."""

@@ -1,15 +1,15 @@
-"""What a comparison shows, as numbers: the paper's table, curves over nested teacher sets, CMV, costs, tests."""
+"""What a comparison shows, as numbers: the paper's table, curves over teacher sets, CMV, costs, tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 
-from distill.statistics import Cell, accuracies, curves, paired
+from distill.statistics import Cell, accuracies, by_seed, curves, paired
 from raffinate.compare import Results
 from schemas.seeds import Estimate, cmv, estimate
 from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
@@ -41,6 +41,7 @@ def report(results: Results) -> dict[str, Any]:
         "failed": results.failed,
         "seeds": list(results.grid.seeds),
         "teachers": list(results.grid.teachers),
+        "nested": all(set(a) < set(b) for a, b in pairwise(results.grid.sets)),
         "interval": "95 %: t over seeds; bootstrap over questions (low, high)",
         "sections": [_section(results, model, objective, cells) for (model, objective), cells in groups],
     }
@@ -58,9 +59,8 @@ def _section(results: Results, model: str, objective: str, cells: Sequence[dict[
     lines = _lines(cells)
     datasets = list(cells[0]["right"])
     own = datasets[0]
-    sets = results.grid.sets
     judged = [c for line in lines for c in line.judged[own]]
-    curve = curves(judged, sets) if sets and len(sets[0]) == 1 else {}
+    curve = curves(judged, results.grid.sets)
     base = curve.get(KEEP_ALL)
     return {
         "base_model": model,
@@ -73,7 +73,7 @@ def _section(results: Results, model: str, objective: str, cells: Sequence[dict[
         "seeds": [min(len(line.cells) for line in lines), max(len(line.cells) for line in lines)],
         "methods": [_told(line, lines, own, datasets) for line in lines],
         "curves": {
-            method: {str(m): estimate([c.accuracy for c in there]).to_dict() for m, there in points.items()}
+            method: {str(m): estimate(by_seed(there)).to_dict() for m, there in points.items()}
             for method, points in curve.items()
         },
         "cmv": {
@@ -146,6 +146,8 @@ def shown(found: dict[str, Any]) -> None:
     for section in found["sections"]:
         _table(section)
         _curve_table(section)
+    if found.get("pictures") == []:
+        show.note("no picture: a curve needs a method that chooses, and teacher sets of two sizes or more")
     for label, why in found["failed"].items():
         show.note(f"not trained: {label}: {why}")
 

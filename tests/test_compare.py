@@ -276,6 +276,39 @@ def test_pictures(found: dict[str, Any], tmp_path: Path) -> None:
         assert file.stat().st_size < 20_000
 
 
+def test_pictures_of_many_methods_hold_all_names_and_mark_what_goes_beyond(
+    found: dict[str, Any], tmp_path: Path
+) -> None:
+    def bar(mean: float, half: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - half, "high": mean + half}
+
+    names = ["keep-all", *(f"a-method-with-a-name-{i}" for i in range(11))]
+    wide = {name: bar(0.3, 2.0 if i == 3 else 0.01) for i, name in enumerate(names)}
+    section = found["sections"][0] | {"curves": {n: {"1": b, "2": b} for n, b in wide.items()}, "cmv": wide}
+    for file in write_pictures(found | {"sections": [section]}, tmp_path):
+        picture = ET.fromstring(file.read_text())
+        assert sum(e.get("class") == "beyond" for e in picture.iter()) >= 2
+        words = [(float(e.get("x", 0)), float(e.get("y", 0)), e.text or "") for e in picture.iter() if e.text in names]
+        assert {text for _, _, text in words} == set(names)
+        assert all(y < float(picture.get("height", 0)) for _, y, _ in words)
+        assert not any(
+            abs(y - other_y) < 12 and abs(x - other_x) < 6 * len(text)
+            for x, y, text in words
+            for other_x, other_y, other in words
+            if other != text
+        )
+
+
+def test_where_there_is_no_curve_the_command_says_why_nothing_is_drawn(
+    cli: Cli, workspace: Workspace, found: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = [part for k, v in TINY.items() for part in ("--set", f"{k}={v}")]
+    ran = cli("compare", workspace.path, "--methods", ",".join(METHODS), "--seeds", 1, "--students", "tiny-causal",
+              "--teacher-sets", "all", "--pictures", tmp_path, *settings)  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "no picture: a curve needs a method that chooses, and teacher sets of two sizes" in " ".join(ran.err.split())
+
+
 def test_the_command(cli: Cli, workspace: Workspace, found: dict[str, Any]) -> None:
     settings = [part for k, v in TINY.items() for part in ("--set", f"{k}={v}")]
     asked = ["compare", workspace.path, "--methods", ",".join(METHODS), "--seeds", 2, "--students", "tiny-causal"]

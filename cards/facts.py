@@ -71,8 +71,8 @@ FROM calls c GROUP BY c.method, c.judge_id ORDER BY c.method, c.judge_id
 """
 
 STUDENTS = """
-SELECT method, len(teachers) AS teachers, base_model, objective, eval_dataset, eval_split, count(*) AS students,
-       avg(accuracy) AS accuracy
+SELECT concat_ws(' ', method, settings) AS method, len(teachers) AS teachers, base_model, objective, eval_dataset,
+       eval_split, count(*) AS students, avg(accuracy) AS accuracy
 FROM students GROUP BY ALL ORDER BY ALL
 """
 

@@ -27,8 +27,8 @@ WIDTH, HEIGHT = 150.0, 100.0
 """Of a panel's plot, in its own units."""
 
 STUDENTS = """
-SELECT base_model, objective, eval_dataset, eval_split, comparison, method, teachers, seed,
-       avg(accuracy) AS accuracy, max(n) AS n
+SELECT base_model, objective, eval_dataset, eval_split, comparison, concat_ws(' ', method, settings) AS method,
+       teachers, seed, avg(accuracy) AS accuracy, max(n) AS n
 FROM students GROUP BY ALL ORDER BY ALL
 """
 TOGETHER = ("base_model", "objective", "eval_dataset", "eval_split", "comparison")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distill.checkpoint import NAME as CHECKPOINT
 
 TINY = ("tiny-seq2seq", "tiny-causal")
 
@@ -12,7 +17,25 @@ Objective = Literal["multitask", "rationale-then-answer", "fine-tuning"]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def content(folder: Path) -> str:
+    """Changes with the files in a folder, those of a training under way left aside."""
+    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(CHECKPOINT))
+    stats = [(f, f.stat()) for f in files]
+    return _content(tuple((f, s.st_size, s.st_mtime_ns) for f, s in stats))
+
+
+@lru_cache
+def _content(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Read once: a comparison asks for every cell."""
+    digest = hashlib.sha256()
+    for file, size, _ in files:
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 class StudentSpec(_Settings):
@@ -48,10 +71,21 @@ class StudentSpec(_Settings):
 
     @property
     def label(self) -> str:
-        """The model in a table of results: sizes told where they are ours to choose."""
+        """The model in a table of results: sizes told where they are ours to choose, of a folder which one it held."""
         if self.is_tiny:
             return f"{self.model}-{self.layers}x{self.width}"
-        return f"{self.model}+lora{self.lora_rank}" if self.lora_rank else self.model
+        held = f"@{self.files[:8]}" if self.files else ""
+        return f"{self.model}{held}" + (f"+lora{self.lora_rank}" if self.lora_rank else "")
+
+    @property
+    def files(self) -> str | None:
+        """A hash of the files of a model in a folder; None for others."""
+        folder = Path(self.model).expanduser()
+        return None if self.is_tiny or not folder.is_dir() else content(folder)
+
+    def identity(self) -> dict[str, Any]:
+        """All settings; of a model in a folder also its files, which may change under the same name."""
+        return self.model_dump() | ({"files": self.files} if self.files else {})
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

@@ -175,7 +175,7 @@ class _Run:
     def _identity(self, examples: Examples) -> str:
         """Changes with what is trained, on what, and how; not with how often a checkpoint is written."""
         settings = self.training.identity()
-        digest = hashlib.sha256(orjson.dumps([self.student.spec.model_dump(), settings, examples.method, self.steps]))
+        digest = hashlib.sha256(orjson.dumps([self.student.spec.identity(), settings, examples.method, self.steps]))
         rows = self.rows
         for array in (rows.source.ids, rows.target.ids, rows.task, rows.weight, rows.question):
             digest.update(np.ascontiguousarray(array).tobytes())

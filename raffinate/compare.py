@@ -378,7 +378,7 @@ class _Store:
         self.folder = workspace.private / "compare"
         shared = [s.model_dump(exclude={"model"}) for s in grid.students[:1]]
         shared += [{**replaced(t, 0).identity(), "objective": None} for t in grid.trainings[:1]]
-        self.comparison = _digest([data, sorted(grid.settings.items()), shared])[:8]
+        self.comparison = _digest([data, [], shared])[:8]
 
     def path(self, cell: Cell) -> Path:
         """Where a cell is or will be."""
@@ -386,7 +386,7 @@ class _Store:
 
     def choice_file(self, purifier: Purifier, cell: Cell) -> Path:
         """Where a method's choice is kept; one that looks at a student depends on that, too."""
-        student = [cell.student.model_dump(), cell.training.identity()] if Signal.STUDENT in purifier.looks_at else []
+        student = [cell.student.identity(), cell.training.identity()] if Signal.STUDENT in purifier.looks_at else []
         seed = cell.training.seed if purifier.learns or _draws(purifier) else 0
         key = [self.data, purifier.name, purifier.model_dump(mode="json"), cell.teachers, seed, student]
         return self.folder / "choices" / f"{_digest(key)[:16]}.json"
@@ -410,16 +410,20 @@ class _Store:
             found = self.read(cell)
             run_id = self.path(cell).stem
             if found and not (self.workspace.students_dir / f"{run_id}.parquet").is_file():
-                rows = [{**row, "run_id": run_id, "comparison": self.comparison} for row in found["students"]]
-                table = pa.Table.from_pylist(rows).select([n for n in STUDENTS.names if n in rows[0]])
-                write_students(self.workspace, _as_students(table))
+                about = {"run_id": run_id, "comparison": self.comparison, "settings": _told(cell.settings)}
+                write_students(self.workspace, _as_students([row | about for row in found["students"]]))
 
 
-def _as_students(table: pa.Table) -> pa.Table:
+def _told(settings: Mapping[str, Any]) -> str | None:
+    """A method's settings for the table ``students``."""
+    return orjson.dumps(settings, option=orjson.OPT_SORT_KEYS).decode() if settings else None
+
+
+def _as_students(rows: Sequence[dict[str, Any]]) -> pa.Table:
     import datetime as dt
 
-    rows = [{**r, "created_at": dt.datetime.fromisoformat(r["created_at"])} for r in table.to_pylist()]
-    return pa.Table.from_pylist(rows, STUDENTS.arrow)
+    timed = [{**r, "created_at": dt.datetime.fromisoformat(r["created_at"])} for r in rows]
+    return pa.Table.from_pylist(timed, STUDENTS.arrow)
 
 
 def write_whole(file: Path, value: Any) -> None:

@@ -55,7 +55,7 @@ class Cell:
             "method": self.method,
             "settings": self.settings,
             "teachers": list(self.teachers),
-            "student": self.student.model_dump(),
+            "student": self.student.identity(),
             "training": self.training.identity(),
         }
 

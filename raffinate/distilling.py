@@ -110,7 +110,7 @@ def train_student(  # noqa: PLR0913  as many as the command has
 
 def _folder_name(method: str, spec: StudentSpec, training: Training, teachers: Sequence[str] | None) -> str:
     """The same for the same training, so that an interrupted one is found again."""
-    digest = hashlib.sha256(orjson.dumps([spec.model_dump(), training.identity(), list(teachers or ())]))
+    digest = hashlib.sha256(orjson.dumps([spec.identity(), training.identity(), list(teachers or ())]))
     return f"{method.replace(':', '-')}-{digest.hexdigest()[:8]}"
 
 

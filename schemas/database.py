@@ -101,15 +101,21 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
 
 def _over_files(table: Table, folder: Path, pattern: str) -> str:
     kinds = sql_types(table)
-    late = {f.name for f in table.fields if f.null} - _columns(folder, pattern)  # an older raffinate did not write them
+    late = {f.name for f in table.fields if f.null} - _columns(
+        table, folder, pattern
+    )  # an older raffinate did not write them
     columns = ", ".join(f'NULL::{kinds[n]} AS "{n}"' if n in late else f'"{n}"' for n in table.names)
     return f"SELECT {columns} FROM read_parquet({quote(f'{no_glob(folder)}/{pattern}')}, union_by_name = true)"
 
 
-def _columns(folder: Path, pattern: str) -> set[str]:
-    """The columns that some file has, going by the first of each folder: an older file may lack newer ones."""
-    first = {file.parent: file for file in sorted(folder.glob(pattern), reverse=True)}
-    return {name for file in first.values() for name in read_schema(file).names}
+def _columns(table: Table, folder: Path, pattern: str) -> set[str]:
+    """The columns that some file has: an older one may lack newer columns.
+
+    The files of a folder are written together, so the first tells; but each student's is written by itself.
+    """
+    files = sorted(folder.glob(pattern), reverse=True)
+    first = files if table is STUDENTS else {file.parent: file for file in files}.values()
+    return {name for file in first for name in read_schema(file).names}
 
 
 def no_glob(folder: Path) -> str:

@@ -267,9 +267,15 @@ STUDENTS = Table(
     (
         Field("run_id", _s, "identifies the trained student"),
         Field("method", _s, "what it was trained on: a purifier, `keep-all`, `fine-tuning`, ..."),
+        Field(
+            "settings",
+            _s,
+            "settings of the purifier in a comparison, as JSON",
+            null="the purifier's own, no purifier, or trained by itself",
+        ),
         Field("teachers", pa.list_(_s), "the teachers whose responses were available"),
         Field("seed", _i, "random seed of the training"),
-        Field("base_model", _s, "model the student started from"),
+        Field("base_model", _s, "model the student started from; of one in a folder with a hash of its files"),
         Field(
             "objective",
             _s,
@@ -279,7 +285,7 @@ STUDENTS = Table(
         Field(
             "comparison",
             _s,
-            "shared by students that differ in method, teachers and seed alone, so that they can be compared",
+            "shared by students that differ in method, its settings, teachers, seed, base model and objective alone",
             null="trained by itself",
         ),
         Field("eval_dataset", _s, "dataset it was evaluated on"),

@@ -91,18 +91,19 @@ FROM paid p JOIN questions q USING (question_id) GROUP BY ALL
 """,
     ),
     "cmv": (
-        "conflict mitigation value per method, student and objective: mean over m = 2..N teachers of its test accuracy "
-        "minus keep-all's with the same teachers and seed (arXiv 2602.01064 names it; the exact form is our reading)",
+        "conflict mitigation value per method, settings, student and objective: mean over m = 2..N teachers of its "
+        "test accuracy minus keep-all's with the same teachers and seed (arXiv 2602.01064 names it; the exact form is "
+        "our reading)",
         """
 WITH gaps AS (
-    SELECT f.method, f.base_model, f.objective, f.comparison, f.eval_dataset, len(f.teachers) AS m,
+    SELECT f.method, f.settings, f.base_model, f.objective, f.comparison, f.eval_dataset, len(f.teachers) AS m,
            avg(f.accuracy - k.accuracy) AS gap, count(DISTINCT f.seed) AS seeds
     FROM students f JOIN students k USING (base_model, teachers, seed, eval_dataset, eval_split)
     WHERE k.method = 'keep-all' AND f.method <> 'keep-all' AND eval_split = 'test' AND len(f.teachers) >= 2
           AND k.objective IS NOT DISTINCT FROM f.objective AND k.comparison IS NOT DISTINCT FROM f.comparison
     GROUP BY ALL
 )
-SELECT method, base_model, objective, comparison, eval_dataset, count(*) AS points, min(seeds) AS seeds,
+SELECT method, settings, base_model, objective, comparison, eval_dataset, count(*) AS points, min(seeds) AS seeds,
        avg(gap) AS cmv
 FROM gaps GROUP BY ALL
 """,

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from helpers_cli import ROOT, Cli
 from helpers_corpus import make_workspace
 
+from distill.model import make_student
 from distill.spec import StudentSpec, Training
 from purifiers.base import Purifier, Scores, Signal
 from raffinate import compare as grid_module
@@ -128,6 +130,51 @@ def test_interrupted_between_cells_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert done["cells"] == 6
     assert len(trained) == len(set(trained)) == 6, "no cell twice"
     assert trained[:3] == before
+
+
+def test_settings_of_a_method_are_a_student_of_their_own_in_sql(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "ws", 30, methods=False)
+    asked: dict[str, Any] = {"sets": "alpha+beta,alpha+beta+gamma", "seeds": range(1)}
+    plain = small(workspace, ("keep-all", "random"), **asked)
+    (older,) = [f for f in workspace.students_dir.glob("*") if f.name == min(p.name for p in f.parent.glob("*"))]
+    pq.write_table(pq.read_table(older).drop_columns(["settings"]), older)  # as before there were settings
+    given = small(workspace, ("keep-all", "random"), settings=TINY | {"random.seed": 7}, **asked)
+    assert plain["comparison"] == given["comparison"], "students of keep-all are trained once, and compared with both"
+    rows = query(workspace, "SELECT method, settings, points, seeds FROM cmv ORDER BY settings NULLS FIRST").to_pylist()
+    assert [(r["method"], r["settings"], r["points"]) for r in rows] == [
+        ("random", None, 2),
+        ("random", '{"seed":7}', 2),
+    ]
+
+
+def test_sets_that_begin_with_two_teachers_have_a_curve_and_cmv(workspace: Workspace, tmp_path: Path) -> None:
+    found = small(workspace, sets="alpha+beta,alpha+gamma,alpha+beta+gamma", pictures=tmp_path)
+    (section,) = found["sections"]
+    assert not found["nested"]
+    assert list(section["curves"]["majority"]) == ["2", "3"]
+    assert [section["curves"]["majority"][m]["n"] for m in ("2", "3")] == [2, 2], "seeds, however many sets of two"
+    of_two = [
+        m["accuracy"]["sums"]["mean"]
+        for m in section["methods"]
+        if (m["method"], len(m["teachers"])) == ("majority", 2)
+    ]
+    assert section["curves"]["majority"]["2"]["mean"] == pytest.approx(sum(of_two) / 2)
+    assert section["cmv"]["majority"]["n"] == 2
+    assert [Path(p).name[:4] for p in found["pictures"]] == ["curv", "cmv-"]
+    assert "nested" not in Path(found["pictures"][0]).read_text()
+
+
+def test_a_student_folder_that_changed_is_trained_again(workspace: Workspace, tmp_path: Path) -> None:
+    student = make_student(StudentSpec(model="tiny-causal", width=16, layers=1, heads=2, vocabulary=400), ["a b"], 0)
+    student.save(tmp_path, "multitask")
+    settings = {"max_steps": 1, "select_by": "last", "max_target": 16}
+    asked: dict[str, Any] = {"students": (str(tmp_path),), "seeds": (0,), "sets": "all", "settings": settings}
+    first = small(workspace, ("fine-tuning",), **asked)
+    shown = small(workspace, ("fine-tuning",), **asked, train=False)
+    assert shown == first
+    make_student(student.spec, ["a b"], 1).save(tmp_path, "multitask")
+    with pytest.raises(InputError, match="no student of this comparison yet"):
+        small(workspace, ("fine-tuning",), **asked, train=False)
 
 
 def test_two_at_a_time_gives_the_same(workspace: Workspace, found: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from helpers_corpus import make_workspace, question_row, response_row, write_wor
 from helpers_distill import toy_examples, toy_questions, toy_student
 from test_distill_loss import nll_by_hand
 
+from distill.checkpoint import NAME
 from distill.evaluate import evaluate
 from distill.model import load_student, make_student
 from distill.one import distil, judge
@@ -142,6 +143,21 @@ def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for make in (lambda: make_student(StudentSpec()), lambda: load_student(tmp_path)):
         with pytest.raises(MissingExtraError, match=r"training a student needs .* pip install 'raffinate\[distill\]'"):
             make()
+
+
+def test_a_model_in_a_folder_is_another_when_its_files_are(tmp_path: Path) -> None:
+    spec = StudentSpec(model=str(tmp_path))
+    toy_student("tiny-causal").save(tmp_path, "multitask")
+    first, label = spec.identity(), spec.label
+    assert label.startswith(f"{tmp_path}@")
+    (tmp_path / NAME).write_text("a training under way")
+    toy_student("tiny-causal").save(tmp_path, "multitask")
+    assert (spec.identity(), spec.label) == (first, label)
+    toy_student("tiny-causal", 1).save(tmp_path, "multitask")
+    assert spec.identity() != first
+    assert spec.label != label
+    named = StudentSpec(model="google/flan-t5-small")
+    assert (named.identity(), named.label) == (named.model_dump(), "google/flan-t5-small")
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:

@@ -165,6 +165,7 @@ def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
             f"{spec.model} does not say which token its decoder starts with: set decoder_start_token_id in its "
             "config.json"
         )
+    _whole(model).generation_config = _plain_writing(model, tokenizer)
     encoder = Encoder(
         tokenizer, is_seq2seq=is_seq2seq, max_input=spec.max_input, max_target=spec.max_target, chat=spec.chat
     )
@@ -172,11 +173,26 @@ def student_of(model: Any, tokenizer: Any, spec: StudentSpec) -> StudentModel:
     return StudentModel(model, encoder, is_seq2seq, spec, body, head)
 
 
+def _whole(model: Any) -> Any:
+    """The transformers model itself, where adapters are around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _plain_writing(model: Any, tokenizer: Any) -> Any:
+    """Greedy: transformers fills what a call leaves open from the model's own (beams, penalties, a least length)."""
+    from transformers import GenerationConfig
+
+    make: Any = GenerationConfig
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return make(do_sample=False, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=start)
+
+
 def _body_and_head(model: Any) -> tuple[Any, Any]:
     """The two parts of a decoder if its logits are the one after the other; none where it does more (caps, scales)."""
     import torch
 
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = _whole(model)
     body, head = whole.base_model, whole.get_output_embeddings()
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
     training = model.training

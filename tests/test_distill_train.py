@@ -261,6 +261,9 @@ def test_adapters_alone_are_trained_and_saved(tmp_path: Path) -> None:
         ("number", "The answer is 12.", "1", False),
         ("text", "The answer is The  North Sea.", "the north sea", True),
         ("text", "", "the north sea", False),
+        ("number", "The answer is $5.", "5", True),
+        ("number", "The answer is $5.", "5%", False),
+        ("number", "The answer is 1e99999999.", "1", False),
     ],
 )
 def test_reading_of_a_rationale_then_answer(
@@ -285,6 +288,23 @@ def test_prediction_is_compared_with_the_options_text(monkeypatch: pytest.Monkey
     found = evaluate(toy_student("tiny-causal"), toy_questions(), "multitask")
     assert found.right.tolist() == [True, False, True, False]
     assert all(prompt.startswith("predict: ") for prompt in asked)
+
+
+def test_another_options_words_are_not_gold_whatever_number_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(toy_questions().take([0] * 4), choices=[{"A": "1", "B": "0,1", "C": "$5", "D": "5%"}] * 4,
+                    gold=["A", "A", "A", "D"])  # fmt: skip
+    monkeypatch.setattr(judge, "write", lambda *_: ["0,1", "1.0", "1", "$5"])
+    assert evaluate(toy_student("tiny-causal"), asked, "multitask").right.tolist() == [False, True, True, False]
+
+
+def test_a_long_gold_answer_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+    monkeypatch.setattr(judge, "write", lambda _, prompts, room: rooms.append(room) or [""] * len(prompts))
+    for gold in ("ab " * 60, "ab " * 600):
+        asked = replace(toy_questions(), task=["text"] * 4, choices=[{}] * 4, gold=[gold] * 4)
+        evaluate(toy_student("tiny-causal"), asked, "multitask")
+    assert rooms[0] > 100
+    assert rooms[1] == toy_student("tiny-causal").spec.max_target
 
 
 @BOTH

@@ -178,13 +178,14 @@ def read_examples(
         published: the dataset.
         method: a purifier whose choice was published; `teacher:ID` (distilling step-by-step from one teacher);
             `keep-all` (TinyLLM: every teacher's rationale under a prefix of its own); or `fine-tuning` (no rationale).
-        teachers: for `keep-all`, only these, in this order; all by default.
+        teachers: for `keep-all` alone, only these, in this order; all by default.
         split: which questions.
         weight_by: for a purifier's choice, one of `WEIGHTS`: weight each rationale instead of counting all alike; one
             whose weight is unknown counts 1.
 
     Raises:
-        InputError: there is no such method, teacher, split or weight, or nothing to train on.
+        InputError: there is no such method, teacher, split or weight, teachers are named for another method than
+            keep-all, or there is nothing to train on.
     """
     questions = published.questions(split)
     asked = _teachers(published, method, teachers)
@@ -218,6 +219,11 @@ def _weigh(found: Sequence[dict[str, Any]], by: str, method: str, *, purified: b
 
 def _teachers(published: Published, method: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The teachers whose own rationales are asked for; empty for a purifier or fine-tuning."""
+    if wanted and method != KEEP_ALL:
+        raise InputError(
+            f"--teachers is for keep-all, and {method} is not: for students of other methods by teachers, run  "
+            "raffinate compare --teacher-sets"
+        )
     if method == FINE_TUNING:
         return ()
     if method != KEEP_ALL and not method.startswith(ONE_TEACHER):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ABOUT = "student.json"
 """What a saved student is, beside its weights."""
+WHOLE = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
+"""What a whole student's weights are saved as, and adapters."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,34 @@ class StudentModel:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def save(self, folder: Path, objective: str) -> None:
-        """Write weights (safetensors), tokenizer and `ABOUT`; with adapters, the adapters alone."""
+        """Write weights (safetensors), tokenizer and `ABOUT`; with adapters, the adapters alone.
+
+        An earlier student in the folder is replaced.
+
+        Raises:
+            InputError: adapters would replace the model that they are on.
+        """
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        check_folder(self.spec, folder)
+        for pattern in WHOLE if self.spec.lora_rank else ADAPTERS:
+            for file in folder.glob(pattern):
+                file.unlink()
         self.model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
         about = {"spec": self.spec.model_dump(), "objective": objective}
         (folder / ABOUT).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def check_folder(spec: StudentSpec, folder: Path) -> None:
+    """Refuse to save adapters in the folder of the model that they are on, which they need.
+
+    Raises:
+        InputError: it is that folder.
+    """
+    if spec.lora_rank and Path(spec.model).resolve() == folder.resolve():
+        raise InputError(f"{folder} holds the model that the adapters are on: save the student in another folder")
 
 
 def make_student(spec: StudentSpec, texts: Iterable[str] = (), seed: int = 0) -> StudentModel:
@@ -110,8 +133,7 @@ def load_student(folder: str | Path) -> tuple[StudentModel, str]:
         spec = StudentSpec.model_validate(about["spec"])
     except (OSError, ValueError, KeyError):
         raise InputError(f"{folder} holds no student: train one with  raffinate distill ... --out {folder}") from None
-    has_adapters = (folder / "adapter_config.json").is_file()
-    if has_adapters:
+    if spec.lora_rank:
         from peft import PeftModel
 
         base, tokenizer = _pretrained(spec)

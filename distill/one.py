@@ -16,7 +16,7 @@ from distill.source import Published
 from distill.spec import Objective, StudentSpec, Training
 from distill.students import Judged, student_rows
 from distill.train import OnProgress, Trained, train
-from schemas.errors import RaffinateError
+from schemas.errors import InputError, RaffinateError, nearest
 from schemas.tables import FINE_TUNING, KEEP_ALL, ONE_TEACHER
 
 
@@ -48,7 +48,7 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
         method: a purifier, `keep-all`, `teacher:ID` or `fine-tuning`; see `read_examples`.
         spec: what the student starts from.
         training: how it is trained.
-        teachers: for `keep-all`, only these.
+        teachers: for `keep-all` alone, only these.
         weight_by: see `read_examples`.
         tests: what it is judged on; the dataset's own test split by default.
         folder: where checkpoints go and an interrupted training goes on from.
@@ -58,13 +58,28 @@ def distil(  # noqa: PLR0913  what a caller may give, most of it optional
         RaffinateError: see `read_examples`, `make_student` and `train`.
     """
     examples = read_examples(published, method, teachers, weight_by=weight_by)
+    check_teacher_weights(training, examples.teachers)
     judged_on = [read_questions(published, "test")] if tests is None else list(tests)
     student = make_student(spec, examples.texts(), training.seed)
     validation = read_validation(published)
     trained = train(student, examples, training, validation=validation, folder=folder, on_progress=on_progress)
     judged = [judge(student, questions, training.objective) for questions in judged_on]
-    had = teachers_of(published, examples, teachers)
+    had = teachers_of(published, examples)
     return Distilled(trained, judged, student_rows(trained, training, examples.method, had, judged))
+
+
+def check_teacher_weights(training: Training, teachers: Sequence[str]) -> None:
+    """Refuse weights of teachers that have no task of their own; ``teachers`` are keep-all's, none for other methods.
+
+    Raises:
+        InputError: a weight would count for nothing.
+    """
+    for teacher in training.teacher_weights:
+        if teacher not in teachers:
+            there = ", ".join(teachers) or "none here, for they are of keep-all alone"
+            raise InputError(
+                f"teacher_weights: no task of teacher '{teacher}'{nearest(teacher, teachers)}: there is {there}"
+            )
 
 
 def judge(student: StudentModel, questions: Questions, objective: Objective) -> Judged:
@@ -88,7 +103,7 @@ def judge(student: StudentModel, questions: Questions, objective: Objective) -> 
     )
 
 
-def teachers_of(published: Published, examples: Examples, wanted: Sequence[str] | None) -> list[str]:
+def teachers_of(published: Published, examples: Examples) -> list[str]:
     """The teachers whose responses a method had at hand."""
     if examples.method == FINE_TUNING:
         return []
@@ -96,4 +111,4 @@ def teachers_of(published: Published, examples: Examples, wanted: Sequence[str] 
         return list(examples.teachers)
     if examples.method.startswith(ONE_TEACHER):
         return [examples.method.removeprefix(ONE_TEACHER)]
-    return list(wanted or published.teachers())
+    return published.teachers()

@@ -153,6 +153,8 @@ class Training(_Settings):
     def _can_select(self) -> Self:
         if self.select_by == "loss" and self.objective == "rationale-then-answer":
             raise ValueError("select_by=loss is the loss of predicted answers, which rationale-then-answer has none of")
+        if self.select_by == "last" and self.patience is not None:
+            raise ValueError("patience waits for a better validation, and select_by=last makes none: leave out one")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Trained:
         rationale_tokens: those of the rows that a rationale is the target of.
         device: what it ran on.
         history: every validation.
-        notes: what a user should know: what was cut, what was not selected.
+        notes: what a user should know: what was cut, what was not selected, which questions taught nothing.
     """
 
     run_id: str
@@ -151,6 +151,7 @@ class _Run:
         self.lengths, self.longest = self.rows.lengths, int(self.rows.target.lengths.max())
         self.task_weight = task_weights(self.rows, training, examples.teachers)
         self.order = Order(self.rows, training)
+        self.untaught = examples.questions - self.order.questions
         self.steps = training.max_steps or max(math.ceil(training.epochs * self.order.steps_per_epoch), 1)
         self.validation = validation.first(training.eval_questions, training.seed) if validation else None
         self.eval_every = training.eval_every or max(self.steps // 10, 1)
@@ -325,13 +326,15 @@ class _Run:
             self.at.losses.append((a if answers else math.nan, b if rationales else math.nan))
         self.unseen.clear()
         self.had.clear()
-        recent = np.nansum(self.at.losses[-LOOK_EVERY:], axis=1).mean()
-        if self.at.step <= LOOK_EVERY:
+        whole = np.sum(read, axis=1)
+        is_finite = np.isfinite(whole)
+        recent = np.nansum(self.at.losses[-LOOK_EVERY:], axis=1).mean() if is_finite.all() else whole[~is_finite][0]
+        if self.at.step <= LOOK_EVERY and is_finite.all():
             self.at.first = float(np.nansum(self.at.losses, axis=1).mean())
-        if not np.isfinite(read).all() or recent > 3 * self.at.first + 3:
-            rate = self.training.rate_for(self.student.spec)
+        if not is_finite.all() or recent > 3 * self.at.first + 3:
+            rate, first = self.training.rate_for(self.student.spec), self.at.first or whole[0]
             raise RaffinateError(
-                f"the loss diverged at step {self.at.step} ({recent:.3g} nats, {self.at.first:.3g} at the start): "
+                f"the loss diverged at step {self.at.step} ({recent:.3g} nats, {first:.3g} at the start): "
                 f"set a lower learning_rate (it was {rate:g}) or a longer warm_up"
             )
         del self.at.losses[:-REMEMBERED]
@@ -406,6 +409,10 @@ class _Run:
             found.append(f"{prompts} prompts were longer than max_input and lost their beginning")
         if targets:
             found.append(f"{targets} targets were cut at max_target")
+        if self.untaught:
+            found.append(
+                f"{self.untaught} questions have no rationale: {self.training.objective} learns nothing of them"
+            )
         if not_recorded:
             found.append(f"its passes were not recorded as CUDA graphs, so it may have trained slower: {not_recorded}")
         return found

@@ -636,7 +636,11 @@ def distill(
     from raffinate import show
     from raffinate.distilling import as_dict, shown, train_student
 
-    settings = {"model": model, "objective": objective, "seed": seed, **_settings(setting)}
+    own = {"model": model, "objective": objective, "seed": seed}
+    given = _settings(setting)
+    if twice := [key for key in own if key in given]:
+        raise InputError(f"--set {twice[0]}: there is --{twice[0]} for that")
+    settings = own | given
     wanted = _listed(teachers) or None
     done, folder = train_student(
         source, method, settings, out=out, elsewhere=elsewhere or (), teachers=wanted, weight_by=weight_by

@@ -30,6 +30,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
+from distill.one import check_teacher_weights
 from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from purifiers.base import Purifier, Signal
@@ -157,9 +158,12 @@ def check_grid(grid: Grid, teachers: Sequence[str]) -> None:
                 raise InputError(f"no teacher '{teacher}'{nearest(teacher, teachers)}: there is {', '.join(teachers)}")
         elif not grid.purifier(method).publishable:
             raise InputError(f"{method} looks at the gold answers of test questions, so no student is trained on it")
-    unused = [m for m in grid.settings if m not in grid.methods]
+    unused = [m for m in grid.settings if m not in grid.purifiers]
     if unused:
-        raise InputError(f"--set {unused[0]}....: that method is not compared{nearest(unused[0], grid.methods)}")
+        near = nearest(unused[0], grid.purifiers)
+        raise InputError(f"--set {unused[0]}....: that method is not compared, or it has no settings{near}")
+    for training in grid.trainings:
+        check_teacher_weights(training, grid.teachers if KEEP_ALL in grid.methods else ())
     if not grid.cells:
         raise InputError("no method is left to train: a teacher set of one is that teacher, whatever the method")
 

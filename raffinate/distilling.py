@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distill import checkpoint, several
 from distill.data import Questions, read_questions
+from distill.model import check_folder
 from distill.one import Distilled, distil
 from distill.source import Published
 from distill.spec import StudentSpec, Training
@@ -58,14 +59,14 @@ def _checked(cls: type[S], values: dict[str, Any]) -> S:
 def train_student(  # noqa: PLR0913  as many as the command has
     source: str, method: str, settings: Mapping[str, Any], *, out: Path | None, elsewhere: Sequence[str],
     teachers: Sequence[str] | None, weight_by: str | None = None,
-) -> tuple[Distilled, Path | None]:  # fmt: skip
+) -> tuple[Distilled, Path]:  # fmt: skip
     """Train, judge, save and record one student; return it and the folder it is in.
 
     Args:
         source: workspace folder or Hub id.
         method: what it is trained on.
         settings: of `StudentSpec` and `Training`.
-        out: where the student goes; ``.raffinate/students/`` of the workspace by default.
+        out: where the student goes; ``.raffinate/students/`` of the workspace by default, to be said for a Hub id.
         elsewhere: further workspaces or Hub ids whose test questions it is judged on.
         teachers: for keep-all, only these.
         weight_by: see `distill.data.read_examples`.
@@ -81,9 +82,12 @@ def train_student(  # noqa: PLR0913  as many as the command has
     spec, training = student_settings(settings)
     published = Published.open(source)
     workspace = Workspace.open(source) if Path(source).expanduser().is_dir() else None
-    tests = test_sets(published, elsewhere)
     name = _folder_name(method if weight_by is None else f"{method}-by-{weight_by}", spec, training, teachers)
     folder = out or (workspace.private / "students" / name if workspace else None)
+    if folder is None:
+        raise InputError(f"{source} is on the Hub: say where the student goes, with --out FOLDER")
+    check_folder(spec, folder)
+    tests = test_sets(published, elsewhere)
     with TrainingProgress() as progress:
         done = distil(
             published,
@@ -98,9 +102,8 @@ def train_student(  # noqa: PLR0913  as many as the command has
         )
     if several.rank() > 0:  # the first speaks and writes
         sys.exit(0)
-    if folder is not None:
-        done.trained.student.save(folder, training.objective)
-        checkpoint.remove(folder)
+    done.trained.student.save(folder, training.objective)
+    checkpoint.remove(folder)
     if workspace is not None:
         with workspace.lock():
             write_students(workspace, done.rows)
@@ -158,11 +161,11 @@ class TrainingProgress:
             show.err.print(f"step {now.step:,} of {now.steps:,}  {facts}", markup=False)
 
 
-def as_dict(done: Distilled, folder: Path | None) -> dict[str, Any]:
+def as_dict(done: Distilled, folder: Path) -> dict[str, Any]:
     """For ``--json``."""
     trained = done.trained
     return {
-        "folder": None if folder is None else str(folder),
+        "folder": str(folder),
         "parameters": trained.student.parameters,
         "steps": trained.steps,
         "kept_step": trained.kept_step,
@@ -173,7 +176,7 @@ def as_dict(done: Distilled, folder: Path | None) -> dict[str, Any]:
     }
 
 
-def shown(done: Distilled, folder: Path | None) -> None:
+def shown(done: Distilled, folder: Path) -> None:
     """Print how a student was trained and how well it answers."""
     trained = done.trained
     for remark in trained.notes:
@@ -201,5 +204,4 @@ def shown(done: Distilled, folder: Path | None) -> None:
         ("judged on", "split", "questions", "right", "likeliest option right"),
         rows,
     )
-    if folder is not None:
-        show.out.print(f"student: {folder}", markup=False, soft_wrap=True)
+    show.out.print(f"student: {folder}", markup=False, soft_wrap=True)

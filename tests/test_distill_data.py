@@ -76,6 +76,12 @@ def test_one_teacher_and_fine_tuning(published: Published) -> None:
     assert none.completion[0].startswith("The answer is (")
 
 
+def test_teachers_are_for_keep_all(published: Published) -> None:
+    for method in ("majority", "fine-tuning", "teacher:beta"):
+        with pytest.raises(InputError, match=f"--teachers is for keep-all, and {method} is not: .* --teacher-sets"):
+            read_examples(published, method, ["alpha"])
+
+
 def test_tasks_of_the_objectives(published: Published) -> None:
     encoder = toy_student("tiny-causal").encoder
     keep_all, tuned = read_examples(published, "keep-all"), read_examples(published, "fine-tuning")

@@ -165,6 +165,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         StudentSpec(width=40, heads=8)
     with pytest.raises(ValueError, match="select_by=loss is the loss of predicted answers"):
         Training(select_by="loss", objective="rationale-then-answer")
+    with pytest.raises(ValueError, match="select_by=last makes none"):
+        Training(select_by="last", patience=2)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 TINY = ["--set", "width=16", "--set", "layers=1", "--set", "heads=2", "--set", "max_steps=4"]
+
+
+def test_a_dataset_on_the_hub_needs_a_folder_for_its_student(cli: Cli) -> None:
+    told = cli("distill", "bob/sums", "--method", "majority")
+    assert (told.code, told.err) == (
+        1,
+        "error: bob/sums is on the Hub: say where the student goes, with --out FOLDER\n",
+    )
 
 
 def test_command(workspace: Workspace, tmp_path: Path, cli: Cli) -> None:
@@ -249,6 +259,11 @@ def test_a_dataset_without_test_or_validation_questions(workspace: Workspace, tm
         (["--objective", "guess"], "objective: Input should be 'multitask', 'rationale-then-answer' or 'fine-tuning'"),
         (["--method", "teacher:alfa"], "no responses of teacher 'alfa' (did you mean 'alpha'?)"),
         (["--eval", "nowhere"], "there is no folder nowhere"),
+        (["--teachers", "alpha"], "--teachers is for keep-all, and majority is not"),
+        (["--seed", "1", "--set", "seed=5"], "--set seed: there is --seed for that"),
+        (["--set", "epochs=.inf"], "--set epochs: Input should be a finite number"),
+        (["--set", "teacher_weights={alpha: 2}"], "no task of teacher 'alpha': there is none here"),
+        (["--method", "keep-all", "--set", "teacher_weights={alfa: 2}"], "(did you mean 'alpha'?): there is alpha, b"),
         (["--method", "majorty"], "nothing purified by 'majorty' (did you mean 'majority'?)"),
         (["--set", "learning_rate=1e30", "--set", "warm_up=0", "--set", "max_steps=60"], "the loss diverged at step"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -16,9 +17,9 @@ from distill import checkpoint, loss
 from distill import evaluate as judge
 from distill import train as training_module
 from distill.evaluate import evaluate
-from distill.model import StudentModel, load_student
+from distill.model import StudentModel, load_student, make_student
 from distill.one import judge as judged
-from distill.spec import Training
+from distill.spec import StudentSpec, Training
 from distill.train import Told, train
 from schemas.errors import InputError, RaffinateError, WorkspaceError
 
@@ -150,8 +151,9 @@ def test_selection_by_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [1e3, 1e30])
 def test_a_diverging_loss_stops_and_is_told(rate: float) -> None:
     settings = Training(max_steps=60, batch_size=4, learning_rate=rate, warm_up=0, select_by="last")
-    with pytest.raises(RaffinateError, match="the loss diverged at step .*set a lower learning_rate"):
+    with pytest.raises(RaffinateError, match="the loss diverged at step .*set a lower learning_rate") as error:
         train(toy_student("tiny-causal"), toy_examples(), settings)
+    assert rate < 1e9 or "(nan nats, " in str(error.value), "what is no number is not told as the number before"
 
 
 def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
@@ -227,12 +229,50 @@ def test_nothing_to_learn_is_told() -> None:
         train(toy_student("tiny-causal"), bare, Training(objective="rationale-then-answer"))
 
 
+def test_a_question_that_teaches_nothing_is_told() -> None:
+    examples = toy_examples()
+    bare = replace(examples, rationale=[None, *examples.rationale[1:]])
+    said = "1 questions have no rationale: rationale-then-answer learns nothing of them"
+    for objective, told in (("rationale-then-answer", True), ("multitask", False)):
+        done = train(toy_student("tiny-causal"), bare, SHORT.model_copy(update={"objective": objective}))
+        assert (said in done.notes) == told
+
+
+@BOTH
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_it_writes_greedily_whatever_its_model_would(model: str, lora_rank: int | None, tmp_path: Path) -> None:
+    student = toy_student(model)
+    train(student, toy_examples(), Training(max_steps=25, batch_size=4, select_by="last", learning_rate=1e-2))
+    student.save(tmp_path, "multitask")
+    file = tmp_path / "generation_config.json"
+    own = {"no_repeat_ngram_size": 1, "min_length": 30, "num_beams": 3, "suppress_tokens": [5, 6, 7, 8, 9]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    again = make_student(StudentSpec(model=str(tmp_path), lora_rank=lora_rank))  # adapters change nothing at first
+    prompts = ["predict: " + p for p in toy_questions().prompt]
+    assert judge.write(again, prompts, 12) == judge.write(student, prompts, 12)
+
+
+def test_a_folder_that_is_used_again_holds_the_last_student(tmp_path: Path) -> None:
+    base = toy_student("tiny-causal")
+    base.save(tmp_path / "base", "multitask")
+    adapted = make_student(StudentSpec(model=str(tmp_path / "base"), lora_rank=2))
+    other = train(toy_student("tiny-causal", 3), toy_examples(), SHORT).student
+    weighed = [evaluate(s, toy_questions(), "multitask", "likelihood") for s in (adapted, other)]
+    for student, found in zip((adapted, other, adapted), (*weighed, weighed[0]), strict=True):
+        student.save(tmp_path / "out", "multitask")
+        again, _ = load_student(tmp_path / "out")
+        assert again.spec.lora_rank == student.spec.lora_rank
+        assert evaluate(again, toy_questions(), "multitask", "likelihood").said == found.said
+        assert (tmp_path / "out" / "model.safetensors").exists() != bool(student.spec.lora_rank)
+        assert (tmp_path / "out" / "adapter_config.json").exists() == bool(student.spec.lora_rank)
+    with pytest.raises(InputError, match="base holds the model that the adapters are on: save the student in another"):
+        adapted.save(tmp_path / "base", "multitask")
+    load_student(tmp_path / "base")
+
+
 def test_adapters_alone_are_trained_and_saved(tmp_path: Path) -> None:
     base = toy_student("tiny-causal")
     base.save(tmp_path / "base", "multitask")
-    from distill.model import make_student
-    from distill.spec import StudentSpec
-
     spec = StudentSpec(model=str(tmp_path / "base"), lora_rank=2)
     student = make_student(spec)
     before = {n: p.detach().clone() for n, p in student.model.named_parameters() if not p.requires_grad}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.database import connect
 from schemas.tables import KEEP_ALL, SPLITS
+from schemas.views import same_answer
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,21 +36,22 @@ FROM teachers t JOIN (
 
 # of read answers, as the report has it; the share is one of answers, not a mean over questions
 BEFORE = """
-SELECT count(*) FILTER (answers > 1) / count(*) AS conflicting, sum(rights) / nullif(sum(known), 0) AS right_share,
-       count(*) AS questions
+SELECT count(*) FILTER (question_id IN (SELECT question_id FROM conflicts)) / count(*) AS conflicting,
+       sum(rights) / nullif(sum(known), 0) AS right_share, count(*) AS questions
 FROM (
-    SELECT question_id, count(DISTINCT predicted_answer) AS answers,
-           count(*) FILTER (is_correct) AS rights, count(is_correct) AS known
+    SELECT question_id, count(*) FILTER (is_correct) AS rights, count(is_correct) AS known
     FROM answers WHERE predicted_answer IS NOT NULL GROUP BY question_id
 )
 """
 
-METHODS = """
+RIGHT = f"coalesce({same_answer('p.predicted_answer', 'q.answer', 'q.task')}, false)"
+
+METHODS = f"""
 SELECT p.method, count(*) AS kept, any_value(p.purifier_fingerprint) AS fingerprint, min(p.signals_used) AS signals,
        avg(p.agreement) AS agreement, avg(p.conflict) AS conflict,
        count(*) FILTER (p.teacher_id IS NULL) AS synthesised,
-       avg((p.predicted_answer IS NOT DISTINCT FROM q.answer)::INTEGER) FILTER (q.answer IS NOT NULL) AS right_share,
-       count(*) FILTER (q.answer IS NOT NULL AND q.split <> 'train' AND p.predicted_answer = q.answer) AS right_unseen
+       avg(({RIGHT})::INTEGER) FILTER (q.answer IS NOT NULL) AS right_share,
+       count(*) FILTER (q.answer IS NOT NULL AND q.split <> 'train' AND {RIGHT}) AS right_unseen
 FROM purified p JOIN questions q USING (question_id) GROUP BY p.method ORDER BY p.method
 """
 

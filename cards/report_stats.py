@@ -19,6 +19,7 @@ from cards.facts import Facts
 from cards.report_data import REJECTED, Choice, differing
 from schemas.corpus import UNREAD, Bools, Corpus
 from schemas.tables import SPLITS
+from schemas.views import same_answer
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,9 +37,9 @@ FROM (FROM costs WHERE spent_on = 'build') JOIN (
 ) USING (teacher_id) GROUP BY teacher_id ORDER BY teacher_id
 """
 
-CALIBRATION = """
+CALIBRATION = f"""
 WITH cases AS (
-    SELECT p.method, p.predicted_answer = q.answer AS is_right,
+    SELECT p.method, {same_answer("p.predicted_answer", "q.answer", "q.task")} AS is_right,
            list_filter(p.probabilities, lambda x: x.teacher_id = p.teacher_id)[1].probability AS probability
     FROM purified p JOIN questions q USING (question_id)
     WHERE p.probabilities IS NOT NULL AND q.answer IS NOT NULL AND q.split <> 'train'

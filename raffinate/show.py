@@ -222,9 +222,11 @@ def conflicts(workspace: Workspace) -> None:
 
 
 PAIRS = """
-SELECT a.teacher_id AS a, b.teacher_id AS b, avg((a.predicted_answer <> b.predicted_answer)::INTEGER) AS disagree
-FROM answers a JOIN answers b ON a.question_id = b.question_id AND a.teacher_id < b.teacher_id
-WHERE a.predicted_answer IS NOT NULL AND b.predicted_answer IS NOT NULL GROUP BY ALL
+WITH given AS (SELECT question_id, teacher_id FROM answers WHERE predicted_answer IS NOT NULL)
+SELECT a.teacher_id AS a, b.teacher_id AS b, count(c.question_id) / count(*) AS disagree
+FROM given a JOIN given b ON a.question_id = b.question_id AND a.teacher_id < b.teacher_id
+LEFT JOIN conflicts c
+ON (c.question_id, c.teacher_a, c.teacher_b) = (a.question_id, a.teacher_id, b.teacher_id) GROUP BY ALL
 """
 
 

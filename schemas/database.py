@@ -101,9 +101,7 @@ def create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
 
 def _over_files(table: Table, folder: Path, pattern: str) -> str:
     kinds = sql_types(table)
-    late = {f.name for f in table.fields if f.null} - _columns(
-        table, folder, pattern
-    )  # an older raffinate did not write them
+    late = {f.name for f in table.fields if f.null} - _columns(table, folder, pattern)  # columns of a newer raffinate
     columns = ", ".join(f'NULL::{kinds[n]} AS "{n}"' if n in late else f'"{n}"' for n in table.names)
     return f"SELECT {columns} FROM read_parquet({quote(f'{no_glob(folder)}/{pattern}')}, union_by_name = true)"
 

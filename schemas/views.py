@@ -21,6 +21,11 @@ def answer_key(answer: str, task: str) -> str:
     return f"CASE WHEN {task} = 'text' THEN {text} ELSE {answer} END"
 
 
+def same_answer(one: str, other: str, task: str) -> str:
+    """SQL for whether two answers of a question are the same; null where one is."""
+    return f"({answer_key(one, task)}) = ({answer_key(other, task)})"
+
+
 # A teacher's one answer to a question. With several samples it is the one that most samples reached
 # (self-consistency), ties to the earlier sample; unread answers cast no vote.
 ANSWERS_OF_ONE_SAMPLE = """
@@ -56,7 +61,7 @@ SELECT a.question_id, a.teacher_id AS teacher_a, b.teacher_id AS teacher_b,
        a.is_correct AS a_is_correct, b.is_correct AS b_is_correct
 FROM answers a JOIN answers b ON a.question_id = b.question_id AND a.teacher_id < b.teacher_id
 LEFT JOIN questions q ON q.question_id = a.question_id
-WHERE {answer_key("a.predicted_answer", "q.task")} <> {answer_key("b.predicted_answer", "q.task")}
+WHERE NOT {same_answer("a.predicted_answer", "b.predicted_answer", "q.task")}
 """,
     ),
     "teachers": (

@@ -25,6 +25,7 @@ class EndpointReport:
         serves_model: the model is in the server's list; None where it has no list.
         latency_ms: of the list's request (ms).
         problem: one sentence; None where all is well.
+        note: what is odd and need not be wrong; None where nothing is.
     """
 
     teacher_id: str
@@ -34,6 +35,7 @@ class EndpointReport:
     serves_model: bool | None = None
     latency_ms: float | None = None
     problem: str | None = None
+    note: str | None = None
 
 
 def check_endpoints(teachers: Sequence[Teacher]) -> list[EndpointReport]:
@@ -65,9 +67,13 @@ async def _check(teacher: Teacher, url: str) -> EndpointReport:
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         problem = f"teacher '{teacher.id}': {url} refuses {key} (HTTP {status}): correct it"
         return EndpointReport(teacher.id, url, True, False, None, latency, problem)
+    if status >= 500:
+        problem = f"teacher '{teacher.id}': {where} answers HTTP {status}: look at the server, or check again later"
+        return EndpointReport(teacher.id, url, True, None, None, latency, problem)
     served = _models(body) if status == 200 else None
     if served is None:  # not every server lists its models
-        return EndpointReport(teacher.id, url, True, None, None, latency)
+        note = f"teacher '{teacher.id}': HTTP {status} and no list of models at {where}: does base_url end in /v1?"
+        return EndpointReport(teacher.id, url, True, None, None, latency, note=note if status in (200, 404) else None)
     if teacher.model in served:
         return EndpointReport(teacher.id, url, True, True, True, latency)
     has = ", ".join(served[:8]) + (", ..." if len(served) > 8 else "")

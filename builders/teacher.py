@@ -107,6 +107,8 @@ def _url(url: str) -> str:
     if parts.username or parts.password:
         raise ValueError(f"the URL of {parts.hostname} holds a password: put it in api_key, as ${{NAME_OF_A_VARIABLE}}")
     base, mark, query = url.partition("?")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError(f"'{url}' goes too far: leave out /chat/completions, base_url mostly ends in /v1")
     return base.rstrip("/") + mark + query
 
 
@@ -123,7 +125,8 @@ class Teacher(_Spec):
     """One teacher of a build.
 
     Raises:
-        InputError: the id cannot name a folder, or ``api_key`` names an environment variable that is not set.
+        InputError: the id cannot name a folder, or ``api_key`` names an environment variable that is not set, or names
+            one otherwise than as ``${NAME}``.
     """
 
     id: str = Field(description="names the teacher in every table and its folder")
@@ -180,6 +183,8 @@ class Teacher(_Spec):
         key = data.get("api_key") if isinstance(data, dict) else None
         reference = _REFERENCE.fullmatch(key) if isinstance(key, str) else None
         if reference is None:
+            if isinstance(key, str) and "$" in key:
+                raise InputError(f"teacher '{data.get('id')}': write api_key as ${{NAME}} and nothing else")
             return data
         name = reference[1]
         if not os.environ.get(name):

@@ -28,6 +28,7 @@ from purifiers.base import Purifier, Signal
 from purifiers.equipment import BEST
 from purifiers.registry import method
 from schemas.errors import InputError, nearest
+from schemas.read_yaml import read_yaml
 from schemas.workspace import Workspace, told_disk_errors
 
 NAME = "recipe.yaml"
@@ -226,14 +227,9 @@ def recipe_file(path: str | os.PathLike[str]) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file} is not there: write one with  raffinate init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as UTF-8 text ({error})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not file.exists():
+        raise InputError(f"{file} is not there: write one with  raffinate init")
+    raw = read_yaml(file)
     if not isinstance(raw, dict):
         raise InputError(f"{file} is no recipe: it must be a mapping with questions, teachers, ...")
     return raw
@@ -326,22 +322,32 @@ def _is_reference(value: Any) -> bool:
 
 
 def told(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first complaint of pydantic in one sentence: where, what, and the nearest known key for an unknown one."""
-    first = error.errors(include_url=False)[0]
+    """One complaint of pydantic in one sentence: where, what, and the nearest known key for an unknown one.
+
+    An unknown key comes before a missing one: mostly it is the missing one, written otherwise.
+    """
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     parts = [p for p in first["loc"] if not (isinstance(p, str) and "[" in p)]  # drop pydantic's own markers
     where = ".".join(str(p + 1) if isinstance(p, int) else str(p) for p in parts)
-    more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
         known = known_keys(model, parts[:-1])
         word = str(parts[-1])
         return f"unknown key '{where}'{nearest(word, known)}; known here: {', '.join(known)}{more}"
     if first["type"] == "missing":
         return f"'{where}' is missing{more}"
-    return (
-        f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
-        if where
-        else first["msg"].removeprefix("Value error, ")
-    )
+    said = _shape(first["type"], known_keys(model, parts)) or first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}{more}" if where else said
+
+
+def _shape(kind: str, known: list[str]) -> str | None:
+    """What a value must look like in YAML, where pydantic would speak of Python's types."""
+    if kind in ("list_type", "tuple_type"):
+        return "must be a list: one  - ...  a line, or  [a, b]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"must be a mapping, like  {known[0] if known else 'key'}: ..."
+    return None
 
 
 def known_keys(model: type[BaseModel], path: list[Any]) -> list[str]:

@@ -306,6 +306,8 @@ def endpoints(reports: Sequence[EndpointReport]) -> None:
         for r in reports
     ]
     table("Endpoints", ("teacher", "url", "found", "latency"), rows)
+    for remark in (r.note for r in reports if r.note):
+        note(remark)
 
 
 def estimates(found: Mapping[str, Sequence[TeacherEstimate]]) -> None:

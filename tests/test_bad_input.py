@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,12 @@ def recipe_file(folder: Path, text: str | bytes | None = None, **changes: Any) -
     ("changes", "says"),
     [
         ({"teacher": []}, r"unknown key 'teacher' \(did you mean 'teachers'\?\); known here: workspace, questions"),
+        ({"teacher": [TEACHER], "teachers": None}, r"unknown key 'teacher' \(did you mean 'teachers'\?\)"),
+        ({"purify": "majority"}, "purify: must be a list: one  - ...  a line"),
+        ({"purify": None}, "purify: must be a list: one  - ...  a line"),
+        ({"teachers": TEACHER}, "teachers: must be a list: one  - ...  a line"),
+        ({"teachers": ["ada"]}, r"teachers\.1: must be a mapping, like  id: \.\.\."),
+        ({"questions": "q.jsonl"}, r"questions: must be a mapping, like  path: \.\.\."),
         ({"questions": {"sandbox": {"n": 5, "sed": 0}}}, r"unknown key 'questions\.sandbox\.sed' \(did you mean 'seed'\?\)"),
         ({"teachers": [TEACHER | {"modell": "x"}]}, r"unknown key 'teachers\.1\.modell' \(did you mean 'model'\?\)"),
         ({"teachers": [TEACHER | {"params": {"temprature": 1}}]}, r"'teachers\.1\.params\.temprature' \(did you mean 'temperature'\?\)"),
@@ -82,6 +90,9 @@ def recipe_file(folder: Path, text: str | bytes | None = None, **changes: Any) -
         ({"teachers": [TEACHER, TEACHER]}, "two teachers are called 'ada'"),
         ({"teachers": [TEACHER | {"id": "../up"}]}, r"teacher id '\.\./up' cannot name a folder"),
         ({"teachers": [TEACHER | {"base_url": "localhost:8000"}]}, "is no URL"),
+        ({"teachers": [TEACHER | {"base_url": "http://127.0.0.1:9/v1/chat/completions"}]}, "leave out /chat/completions"),
+        ({"teachers": [TEACHER | {"api_key": "$KEY"}]}, r"teacher 'ada': write api_key as \$\{NAME\} and nothing else"),
+        ({"teachers": [TEACHER | {"api_key": "Bearer ${KEY}"}]}, r"write api_key as \$\{NAME\} and nothing else"),
         ({"teachers": [TEACHER | {"api_key": "${NOT_SET_ANYWHERE}"}]}, "environment variable NOT_SET_ANYWHERE is not set: export it"),
         ({"teachers": [TEACHER | {"model": "${NOT_SET_ANYWHERE}"}]}, "model names the environment variable NOT_SET_ANYWHERE"),
         ({"questions": {}}, "give exactly one of path, hub, preset or sandbox"),
@@ -110,7 +121,12 @@ def test_a_wrong_recipe(cli: Cli, tmp_path: Path, command: str, changes: dict[st
     [
         ("", "is no recipe: it must be a mapping"),
         ("- a\n- b\n", "is no recipe: it must be a mapping"),
-        ("a: [1, 2\nb: }", "is no valid YAML"),
+        ("a: [1, 2\nb: }", "is no valid YAML: line 2: "),
+        (
+            "purify: [a]\nteachers: []\npurify: [b]\n",
+            "is no valid YAML: line 3: the key 'purify' is there twice, first in line 1",
+        ),
+        ("teachers:\n- {id: gpt, api_key: ${KEY}}\n", r"line 2: .*inside \{ \} write it in quotes"),
         (b"workspace: caf\xe9\n", "cannot be read as UTF-8"),
         ("a: \0", "is no valid YAML"),
         ("workspace: !!python/object/apply:os.system ['true']\n", "is no valid YAML"),
@@ -239,6 +255,31 @@ def test_an_unknown_model(cli: Cli, sandbox: SandboxServer, tmp_path: Path) -> N
     teacher = TEACHER | {"base_url": sandbox.url, "api_key": "right", "model": "sandbox/nobody"}
     ran = cli("check", recipe_file(tmp_path, teachers=[teacher]))
     assert ran.code == 1 and "does not list model 'sandbox/nobody'; it lists sandbox/ada" in ran.err
+
+
+def test_a_url_without_v1_is_remarked(cli: Cli, sandbox: SandboxServer, tmp_path: Path) -> None:
+    url = sandbox.url.removesuffix("/v1")
+    recipe = recipe_file(tmp_path, teachers=[TEACHER | {"base_url": url, "api_key": "right"}])
+    said = f"HTTP 404 and no list of models at {url}/models: does base_url end in /v1?"
+    ran = cli("check", recipe)
+    assert ran.code == 0 and f"note: teacher 'ada': {said}" in ran.err
+    (found,) = cli("check", recipe, "--json").json["endpoints"]
+    assert said in found["note"] and found["problem"] is None
+
+
+def test_a_server_that_is_out_of_order_is_a_problem(cli: Cli, tmp_path: Path) -> None:
+    class OutOfOrder(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OutOfOrder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        ran = cli("check", recipe_file(tmp_path, teachers=[TEACHER | {"base_url": url}]))
+        server.shutdown()
+    assert ran.code == 1 and f"teacher 'ada': {url}/models answers HTTP 503: look at the server" in ran.err
 
 
 def test_a_taken_port(cli: Cli, sandbox: SandboxServer, tmp_path: Path) -> None:

@@ -649,12 +649,13 @@ def test_lists_from_yaml_and_their_mistakes(tmp_path):
         ("- {kind: empty, match: '('}\n", "no regular expression"),
         ("- {kind: empty, shares: 1}\n", "entry 1, shares: Extra inputs"),
         ("kind: empty\n", "valid list"),
-        ("- [", "is no YAML"),
+        ("- [", "is no valid YAML: line 1: expected the node content"),
+        ("- {kind: empty, share: 1, share: 0}\n", "line 1: the key 'share' is there twice"),
     ]:
         file.write_text(content)
         with pytest.raises(InputError, match=told):
             load_list(file, Fault)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read"):
         load_list(tmp_path / "none.yaml", Fault)
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import yaml
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from builders.sandbox.server import App, SandboxConfig
 from schemas.errors import InputError
+from schemas.read_yaml import read_yaml
 
 _GRACE = 0.5
 """Seconds that replies in the making get when the server is stopped."""
@@ -31,13 +31,9 @@ def load_list(path: str | Path, item: type[Item]) -> tuple[Item, ...]:
     Raises:
         InputError: the file cannot be read, is no YAML, or an entry is not what it must be.
     """
+    content = read_yaml(Path(path))
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         return tuple(TypeAdapter(list[item]).validate_python(content or []))  # type: ignore[valid-type]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from error
 

@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "parquet")
 
 
-def answer(workspace: Workspace, sql: str, format: str, output: Path | None) -> None:
-    """Run the query and write its rows.
+def answer(workspace: Workspace, sql: str, format: str | None, output: Path | None) -> None:
+    """Run the query and write its rows; without a format as a table, or to a file as its ending says.
 
     Raises:
         InputError: the query cannot be run, the format is unknown, or the output cannot be written.
     """
-    if format not in FORMATS:
-        raise InputError(f"--format '{format}' is unknown{nearest(format, FORMATS)}: {', '.join(FORMATS)}")
+    format = _format(format, output)
     rows = query(workspace, sql)
-    if format == "table" and output is None:
-        show.out.print(show.grid(rows.column_names, (list(r.values()) for r in rows.to_pylist())))
+    if format == "table":
+        show.records(rows.column_names, [list(r.values()) for r in rows.to_pylist()])
         return
     data = _encoded(rows, format)
     if output is None:
@@ -43,6 +42,17 @@ def answer(workspace: Workspace, sql: str, format: str, output: Path | None) -> 
         output.write_bytes(data)
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _format(format: str | None, output: Path | None) -> str:
+    if format is not None and format not in FORMATS:
+        raise InputError(f"--format '{format}' is unknown{nearest(format, FORMATS)}: {', '.join(FORMATS)}")
+    if output is None:
+        return format or "table"
+    format = format or output.suffix.lower().removeprefix(".")
+    if format not in FORMATS[1:]:
+        raise InputError(f"-o {output}: a file is {', '.join(FORMATS[1:])}: end its name so, or say  --format csv")
+    return format
 
 
 def _encoded(rows: pa.Table, format: str) -> bytes:

@@ -768,8 +768,13 @@ def _purifiers(option: str, names: list[str], settings: dict[str, Any], judges: 
 def sql(
     workspace: WorkspacePath,
     query: Annotated[str | None, typer.Argument(help="One SELECT; without it, the views are listed.")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet.")] = "table",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout by default.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="table, csv, json or parquet; a table, or as FILE ends, by default.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; stdout by default.")
+    ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Bring raffinate.duckdb up to date.")] = False,
 ) -> None:
     """Ask the workspace in SQL, read-only. More queries: docs/sql.md.

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,8 @@ WIDE = 160
 """Columns where there is no terminal to fit: a table in a log is not folded."""
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+FOLDED = 24
+"""Characters that a folded column keeps: less is not read easily."""
 QUIET_SECONDS = 10.0
 """How often progress is a line where there is no terminal."""
 
@@ -193,6 +196,30 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     return made
 
 
+def fits(columns: Sequence[str], rows: Sequence[Sequence[object]], folded: int | None = None) -> bool:
+    """Whether a table has room on the screen, its columns from the second folded to so many characters."""
+    widths = [max(cell_len(str(v)) for v in column) for column in zip(columns, *rows, strict=True)]
+    return sum(min(w, folded or w) if i else w for i, w in enumerate(widths)) + 3 * len(widths) < out.width
+
+
+def records(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows of a query: a table, or a line per value where that has no room; fractions to six digits."""
+    rows = [[figure(v) if isinstance(v, float) else v for v in row] for row in rows]
+    if fits(columns, rows, folded=FOLDED):
+        out.print(grid(columns, rows))
+        return
+    for i, row in enumerate(rows, 1):
+        out.print(Text(f"row {i}", style="bold"))
+        for name, value in zip(columns, row, strict=True):
+            said = "-" if value is None else str(value).replace("\n", "\n    ")
+            out.print(Text(f"  {name}: {said}"), soft_wrap=True)
+
+
+def figure(value: float) -> str:
+    """A fraction for people, to six digits."""
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1f}"
+
+
 def built(summary: BuildSummary) -> None:
     """Who was asked, what came back, what it cost."""
     asked = {t.teacher_id: t for t in summary.run.teachers}
@@ -266,11 +293,13 @@ def evaluations(found: Sequence[dict[str, Any]], on: str) -> None:
         )
         for e in found
     ]
-    table(
-        f"How each method chose on {on} ({found[0]['n']:,} questions; some teacher right: {found[0]['oracle']:.1%})",
-        EVALUATED,
-        rows,
-    )
+    title = f"How each method chose on {on} ({found[0]['n']:,} questions; some teacher right: {found[0]['oracle']:.1%})"
+    if fits(EVALUATED, rows):
+        table(title, EVALUATED, rows)
+        return
+    for heading, names in ((title, RESULTS), ("How they came to it (more: --json)", MANNERS)):
+        places = [EVALUATED.index(name) for name in names]
+        table(heading, names, [[row[i] for i in places] for row in rows])
 
 
 def _cost(e: dict[str, Any]) -> str | None:
@@ -291,6 +320,9 @@ EVALUATED = (
     "fit + choose",
     "cost/row",
 )
+RESULTS = ("method", "accuracy", "95 % interval", "gap closed", "cost/row")
+MANNERS = ("method", "kept", "ECE (noise)", "chosen most", "fit + choose")
+"""The columns of `EVALUATED` in two tables, where the screen has no room for one."""
 
 
 def top(shares: dict[str, float]) -> str:

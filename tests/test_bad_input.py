@@ -439,6 +439,8 @@ def test_a_folder_that_may_not_be_written(cli: Cli, workspace: Workspace) -> Non
         (["evaluate", "WS", "--methods", "majority,random", "--set", "seed=1"], "say which method it is for, like majority.seed"),
         (["evaluate", "WS", "--teachers", "alpha,nobody"], "has no responses of nobody; it has alpha, beta, gamma"),
         (["sql", "WS", "SELECT 1", "--format", "jsn"], r"--format 'jsn' is unknown \(did you mean 'json'\?\)"),
+        (["sql", "WS", "SELECT 1", "-o", "x.xlsx"], r"-o x\.xlsx: a file is csv, json, parquet: end its name so, or say  --format"),
+        (["sql", "WS", "SELECT 1", "-o", "x.csv", "--format", "table"], "a file is csv, json, parquet"),
         (["sql", "WS", "SELECT nothing FROM responses"], "nothing"),
         (["sql", "WS", "DROP VIEW responses"], "one SELECT"),
         (["sql", "WS", "SELECT * FROM read_csv('/etc/passwd')"], "Permission Error"),

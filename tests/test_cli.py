@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -110,6 +111,34 @@ def test_the_formats_carry_the_same_rows(cli: Cli, workspace: Workspace, tmp_pat
     assert pl.read_parquet(out).to_dicts() == expected
     table = cli("sql", workspace.path, QUERY).out
     assert all(name in table for name in ("alpha", "beta", "gamma", "accuracy", "30"))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("x.parquet", pl.read_parquet), ("x.csv", pl.read_csv), ("x.JSON", pl.read_json)]
+)
+def test_a_file_is_written_as_it_ends(
+    cli: Cli, workspace: Workspace, tmp_path: Path, name: str, read: Callable[[Path], pl.DataFrame]
+) -> None:
+    ran = cli("sql", workspace.path, QUERY, "-o", tmp_path / name)
+    assert ran.code == 0 and read(tmp_path / name)["teacher_id"].to_list() == ["alpha", "beta", "gamma"], ran.err
+    assert cli("sql", workspace.path, QUERY, "-o", tmp_path / "x.txt", "--format", "csv").code == 0
+    assert pl.read_csv(tmp_path / "x.txt").height == 3
+
+
+def test_what_has_no_room_as_a_table_is_a_line_per_value(
+    cli: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raffinate.show.out.width", 80)
+    wide = cli("sql", workspace.path, "SELECT *, 'two' || chr(10) || 'lines' AS more FROM responses LIMIT 2").out
+    assert "row 1\n  question_id: q0" in wide and "\n  reasoning: -\n" in wide and "row 2\n" in wide
+    assert "\n  more: two\n    lines\n" in wide and "┃" not in wide
+    narrow = cli(
+        "sql",
+        workspace.path,
+        "SELECT 0.020828399999997::DOUBLE AS usd, 12345678.9::DOUBLE AS big, repeat('word ', 99) AS said",
+    ).out
+    assert "│ 0.0208284 │ 12345678.9 │ " in narrow
+    assert "0.020828399999997" in cli("sql", workspace.path, "SELECT 0.020828399999997::DOUBLE", "--format", "csv").out
 
 
 def test_values_of_every_type_are_printed(cli: Cli, workspace: Workspace) -> None:
@@ -237,6 +266,15 @@ def test_evaluate_as_a_table(cli: Cli, workspace: Workspace) -> None:
     ran = cli("evaluate", workspace.path)
     assert ran.code == 0 and "How each method chose on test (6 questions" in ran.out
     assert all(m in ran.out for m in ("best-teacher", "majority", "oracle"))
+
+
+def test_on_a_narrow_screen_an_evaluation_is_two_tables(
+    cli: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raffinate.show.out.width", 80)
+    ran = cli("evaluate", workspace.path)
+    first, second = ran.out.split("How they came to it (more: --json)\n")
+    assert "95 % interval ┃ gap closed" in first and "chosen most" in second and ran.out.count("│ best-teacher │") == 2
 
 
 def test_a_method_that_kept_nothing_chose_nobody(cli: Cli, tmp_path: Path) -> None:

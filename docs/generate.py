@@ -63,13 +63,19 @@ def _parameters(command: Any) -> str:
         if param.name == "help":
             continue
         is_option = param.param_type_name == "option"
-        names = ", ".join(f"`{o}`" for o in param.opts) if is_option else f"`{param.name.upper()}`"
+        names = ", ".join(f"`{o}`" for o in _spelled(param)) if is_option else f"`{param.name.upper()}`"
         shown = ",".join(param.default) if isinstance(param.default, list) else param.default
         default = f" Default: `{shown}`." if _has_default(param) else ""
         needed = " Required." if param.required and is_option else ""
-        about = (param.help or "").rstrip(".") + "."
+        about = param.help if param.help.endswith(".") else f"{param.help}."
         rows.append(f"| {names} | {about}{default}{needed} |")
     return "\n".join(["| argument or option | |", "|---|---|", *rows]) if rows else ""
+
+
+def _spelled(option: Any) -> list[str]:
+    """How an option is written: with the word for its value, where it has one, and its opposite."""
+    value = f" {option.metavar}" if option.metavar else ""
+    return [f"{name}{value}" for name in (*option.opts, *option.secondary_opts)]
 
 
 def _has_default(param: Any) -> bool:

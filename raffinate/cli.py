@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from functools import partial
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,12 @@ class _Command(typer.core.TyperCommand):
                 ctx.fail(f"{option.opts[0]} is there {given.count(option)} times: it takes one value, give it once")
         return super().parse_args(ctx, args)
 
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Leave examples on one line: they are pasted."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(cleandoc(self.help or "").replace("\n\nExample:", "\n\n\b\nExample:"))
+
     def invoke(self, ctx: Any) -> Any:
         """Keep what an interruption says."""
         try:
@@ -46,7 +53,7 @@ class _Command(typer.core.TyperCommand):
 app = typer.Typer(
     name="raffinate",
     help="Many teacher LLMs in, one purified rationale per question out.",
-    epilog="Start with  raffinate init my-dataset  and  raffinate run my-dataset.yaml",
+    epilog="\b\nStart with  raffinate init my-dataset.yaml  and  raffinate run my-dataset.yaml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the pretty help takes longer to load than everything else
@@ -63,7 +70,7 @@ AllowSecret = Annotated[
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option("--judge", help="A judge or teacher of the recipe, to judge or merge; may be repeated."),
+    typer.Option("--judge", metavar="A,B", help="Judges or teachers of the recipe, to judge or merge."),
 ]
 MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop after this cost, in US dollars.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")]
@@ -145,6 +152,8 @@ def init(
     """
     from raffinate.starter import RECIPE
 
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"a recipe is a file that ends in .yaml: write one with  raffinate init {path}.yaml")
     if path.exists():
         raise InputError(f"{path} exists: choose another name, or remove it first")
     try:
@@ -363,10 +372,10 @@ def import_(
     questions: Annotated[
         str | None, typer.Option(help="File of questions; the workspace's own by default.", show_default=False)
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Take only this dataset; may be repeated.")] = None,
-    teacher: Annotated[list[str] | None, typer.Option(help="Take only this teacher; may be repeated.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Take only these datasets.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Take only these teachers.")] = None,
     gold_shown: Annotated[
-        list[str] | None, typer.Option(help="A teacher that had the gold answer in its prompt; may be repeated.")
+        list[str] | None, typer.Option(metavar="A,B", help="Teachers that had the gold answer in their prompt.")
     ] = None,
     split_by_hash: Annotated[
         str | None, typer.Option(metavar="TRAIN/VALIDATION/TEST", help="Split anew, by a hash of the id: 70/10/20.")
@@ -394,7 +403,10 @@ def import_(
     from raffinate.bring import bring, bring_published
 
     if (hub is None) == (responses is None):
-        raise InputError("say what to import: --responses FILE, or the USER/NAME of a published dataset")
+        raise InputError(
+            f"say what to import into the workspace {workspace}:  --responses FILE, or the USER/NAME of a published "
+            "dataset after the workspace"
+        )
     if responses is None:
         report = bring_published(workspace, str(hub), revision)
         show.as_json(report.to_dict()) if json else show.brought(report)
@@ -403,9 +415,9 @@ def import_(
     if split_by_hash and questions is None:
         raise InputError("--split-by-hash splits the questions of a file: give --questions, or leave it out")
     selection = Selection(
-        datasets=tuple(dataset) if dataset else None,
-        teachers=tuple(teacher) if teacher else None,
-        gold_shown=frozenset(gold_shown or ()),
+        datasets=_listed(dataset) or None,
+        teachers=_listed(teacher) or None,
+        gold_shown=_listed(gold_shown),
         split_by_hash=_shares(split_by_hash),
         seed=seed,
         tool=tool,
@@ -482,7 +494,7 @@ def purify(
     from schemas.workspace import Workspace
 
     opened, found = Workspace.open(workspace), []
-    chosen = _purifiers("--method", _listed(method), _settings(setting), judge or [])
+    chosen = _purifiers("--method", _listed(method), _settings(setting), _listed(judge))
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
@@ -497,7 +509,7 @@ def purify(
             if found:
                 _describe(opened)
     if json:
-        return show.as_json(found if len(found) > 1 else found[0])
+        return show.as_json(found)
     for each in found:
         show.purified(each)
 
@@ -544,7 +556,7 @@ def evaluate(
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
-    chosen = _purifiers("--methods", _listed(methods), _settings(setting), judge or [])
+    chosen = _purifiers("--methods", _listed(methods), _settings(setting), _listed(judge))
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
@@ -586,7 +598,7 @@ def audit(
     from schemas.workspace import Workspace
 
     opened = Workspace.open(workspace)
-    (purifier,) = _purifiers("--method", [method], _settings(setting), judge or [])
+    (purifier,) = _purifiers("--method", [method], _settings(setting), _listed(judge))
     corpus = Corpus.of(opened)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
@@ -888,9 +900,9 @@ def push(
     repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Dataset repository on the Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List every file and change, send nothing.")] = False,
-    method: Annotated[list[str] | None, typer.Option(help="Publish only this method; may be repeated.")] = None,
+    method: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Publish only these methods.")] = None,
     exclude_teacher: Annotated[
-        list[str] | None, typer.Option(help="Leave out this teacher or judge and what it went into; may be repeated.")
+        list[str] | None, typer.Option(metavar="A,B", help="Leave out teachers or judges, and what they went into.")
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Of this version; the next v1, v2, ... by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Publish an unlicensed teacher, or over foreign content.")] = False,
@@ -913,8 +925,8 @@ def push(
         repo,
         private=not public,
         dry_run=dry_run,
-        methods=method or None,
-        exclude_teachers=exclude_teacher or (),
+        methods=_listed(method) or None,
+        exclude_teachers=_listed(exclude_teacher),
         yes=yes,
         tag=tag,
         check=check,

@@ -133,12 +133,15 @@ def read_project(path: str | os.PathLike[str]) -> tuple[Recipe, pa.Table]:
 
     Raises:
         InputError: the recipe or the questions are not what they must be.
-        WorkspaceError: the workspace has no questions.
+        WorkspaceError: the workspace has no questions, or cannot be made.
     """
     recipe, base = load_recipe(path)
     Prompt.load(prompt_name(recipe, base))
     project = Project(recipe, recipe_file(path), base, Workspace(base / Path(recipe.workspace).expanduser()))
-    return recipe, project.workspace.read_questions() if project.is_kept else load_questions(recipe.questions, base)
+    if project.is_kept:
+        return recipe, project.workspace.read_questions()
+    project.workspace.check_place()
+    return recipe, load_questions(recipe.questions, base)
 
 
 def question_warnings(project: Project) -> list[str]:

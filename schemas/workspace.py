@@ -63,12 +63,14 @@ class Workspace:
             WorkspaceError: the path is a file, cannot be written, or holds other files and no workspace.
         """
         ws = cls(path)
+        ws.check_place()
         if not ws._looks_like_one():
-            if ws.path.exists() and (not ws.path.is_dir() or any(ws.path.iterdir())):
-                raise WorkspaceError(f"{ws.path} exists and is no workspace: choose a new or an empty folder")
-            with told_disk_errors(ws.path):
-                ws.private.mkdir(parents=True, exist_ok=True)
-                ws._marker.write_bytes(orjson.dumps({"schema_version": SCHEMA_VERSION}))
+            try:
+                with told_disk_errors(ws.path):
+                    ws.private.mkdir(parents=True, exist_ok=True)
+                    ws._marker.write_bytes(orjson.dumps({"schema_version": SCHEMA_VERSION}))
+            except FileNotFoundError:  # as /proc says it
+                raise WorkspaceError(f"cannot write to {ws.path}: no folder can be made there") from None
         return cls.open(path)
 
     @classmethod
@@ -85,6 +87,23 @@ class Workspace:
             )
         ws._check_version()
         return ws
+
+    def check_place(self) -> None:
+        """Say what keeps the folder from being made a workspace, where it is none yet; writes nothing.
+
+        Raises:
+            WorkspaceError: see `create`.
+        """
+        with told_disk_errors(self.path):
+            if self._looks_like_one():
+                return
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise WorkspaceError(f"{self.path} exists and is no workspace: choose a new or an empty folder")
+            place = next(p for p in (self.path, *self.path.parents) if p.exists())
+            if not place.is_dir():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _looks_like_one(self) -> bool:
         return self._marker.is_file() or any(self.questions_dir.glob("*.parquet"))
@@ -257,6 +276,9 @@ DISK_REASONS = {
     errno.EACCES: "you may not write there: change its permissions or choose another folder",
     errno.EPERM: "you may not write there: change its permissions or choose another folder",
     errno.EROFS: "the disk is read-only: choose another folder",
+    errno.ENOTDIR: "a part of its path is a file: choose another folder",
+    errno.ENAMETOOLONG: "a part of its path is too long: choose a shorter name",
+    errno.ELOOP: "links in its path lead back to themselves: choose another folder",
 }
 
 

@@ -100,7 +100,7 @@ def test_each_method_from_the_command_line(
         again = cli("purify", workspace.path, "--method", method, *options, "--json")
         assert counts(sandbox) == (received, duplicates) and again.json == done.json  # nothing is paid twice
         assert contents(workspace.path / "purified" / method) | contents(workspace.path / "calls" / method) == first
-    found = done.json
+    (found,) = done.json
     assert found["kept"] + found["rejected"] == QUESTIONS
     ledger = rows(workspace, f"SELECT * FROM calls WHERE method = '{method}' ORDER BY call_idx")
     assert len(ledger) == received - asked_before <= most and duplicates == 0

@@ -117,6 +117,24 @@ def test_a_wrong_recipe(cli: Cli, tmp_path: Path, command: str, changes: dict[st
 
 
 @pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("recipe.yaml/ws", r"cannot write to .*recipe\.yaml/ws: a part of its path is a file: choose another folder"),
+        ("recipe.yaml", "exists and is no workspace"),
+        ("a" * 300, "a part of its path is too long"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_workspace_that_cannot_be_made(cli: Cli, tmp_path: Path, command: str, place: str, says: str) -> None:
+    told(cli(command, recipe_file(tmp_path, workspace=place)), says)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_workspace_where_no_folder_can_be_made(cli: Cli, tmp_path: Path) -> None:
+    told(cli("run", recipe_file(tmp_path, workspace="/proc/nobody")), "cannot write to /proc/nobody: ")
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "is no recipe: it must be a mapping"),
@@ -145,6 +163,7 @@ def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
     path = recipe_file(tmp_path)
     before = path.read_bytes()
     told(cli("init", path), "exists: choose another name")
+    told(cli("init", tmp_path / "my-dataset"), r"ends in \.yaml: write one with  raffinate init .*my-dataset\.yaml")
     told(cli("init", tmp_path / "no" / "folder" / "r.yaml"), r"cannot write .*: No such file or directory")
     assert path.read_bytes() == before
 
@@ -441,6 +460,7 @@ def test_a_folder_that_may_not_be_written(cli: Cli, workspace: Workspace) -> Non
         (["sql", "WS", "SELECT 1", "--format", "jsn"], r"--format 'jsn' is unknown \(did you mean 'json'\?\)"),
         (["sql", "WS", "SELECT 1", "-o", "x.xlsx"], r"-o x\.xlsx: a file is csv, json, parquet: end its name so, or say  --format"),
         (["sql", "WS", "SELECT 1", "-o", "x.csv", "--format", "table"], "a file is csv, json, parquet"),
+        (["import", "user/name"], "into the workspace user/name: .* USER/NAME of a published dataset after the workspace"),
         (["sql", "WS", "SELECT nothing FROM responses"], "nothing"),
         (["sql", "WS", "DROP VIEW responses"], "one SELECT"),
         (["sql", "WS", "SELECT * FROM read_csv('/etc/passwd')"], "Permission Error"),

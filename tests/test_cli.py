@@ -42,6 +42,8 @@ def test_every_command_has_help_with_an_example_that_names_it(cli: Cli, command:
     assert ran.code == 0
     examples = re.findall(r"Example:\s+(raffinate .+)", ran.out)
     assert examples and all(e.startswith(f"raffinate {command}") for e in examples)
+    page = (ROOT / "docs" / "cli.md").read_text().splitlines()
+    assert all(e in page for e in examples)  # none is wrapped, so each can be pasted
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -59,6 +61,7 @@ def test_every_option_says_what_it_is() -> None:
 def test_help_names_every_command_and_the_version_is_shown(cli: Cli) -> None:
     ran = cli("--help")
     assert ran.code == 0 and all(re.search(rf"^\s+{c}\s", ran.out, re.M) for c in COMMANDS)
+    assert "raffinate init my-dataset.yaml" in ran.out and "raffinate run my-dataset.yaml" in ran.out
     assert cli("--version").out == f"raffinate {raffinate.__version__}\n"
 
 
@@ -189,7 +192,7 @@ def test_purify_says_what_it_kept_and_from_whom(cli: Cli, tmp_path: Path) -> Non
     made = make_workspace(tmp_path / "ws", n=10, methods=False)
     ran = cli("purify", made.path, "--method", "random", "--set", "seed=4")
     assert ran.code == 0 and "random kept 10 rationales, rejected 0" in ran.out and "alpha" in ran.out
-    found = cli("purify", made.path, "--method", "majority", "--json").json
+    (found,) = cli("purify", made.path, "--method", "majority", "--json").json
     assert (found["kept"], found["rejected"], sum(found["chosen"].values())) == (10, 0, 10)
     assert Path(found["folder"]).is_dir() and made.methods() == ["majority", "random"]
 
@@ -205,7 +208,7 @@ def test_purify_by_several_methods(cli: Cli, tmp_path: Path, monkeypatch: pytest
     assert made.methods() == ["majority", "plackett-luce", "random"]
     card = (made.path / "README.md").read_text()
     assert all(f"purified-{name}" in card for name in made.methods())
-    alone = cli("purify", made.path, "--method", "random", "--set", "seed=4", "--json").json
+    (alone,) = cli("purify", made.path, "--method", "random", "--set", "seed=4", "--json").json
     both = cli("purify", made.path, *options, "--json").json
     assert [b["method"] for b in both] == ["random", "majority", "plackett-luce"] and both[0] == alone
 
@@ -308,6 +311,8 @@ def test_import_then_evaluate(cli: Cli, tmp_path: Path) -> None:
     one = ("--responses", made.path / "responses/alpha/*.parquet")
     assert cli("import", tmp_path / "new", *one, "--json").json["responses"] == {"alpha": 20}
     assert Workspace.open(tmp_path / "new").teachers() == ["alpha", "beta", "gamma"]
+    two = cli("import", tmp_path / "two", *files, "--teacher", "alpha,beta", "--json")
+    assert two.json["responses"] == {"alpha": 20, "beta": 20}
 
 
 def test_sandbox_questions_are_written(cli: Cli, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_command_takes_a_model_or_a_folder(cli: Cli, tmp_path: Path):
     folder = tmp_path / "student"
     made_by_distill(StudentSpec(**SMALL), ["some words to begin with"] * 3).student.save(folder, "multitask")
     ran = cli("purify", workspace.path, "--method", "comprehension", "--student", folder, "--json")
-    assert ran.code == 0 and ran.json["kept"] == 10
+    assert ran.code == 0 and ran.json[0]["kept"] == 10
     ran = cli("evaluate", workspace.path, "--methods", "utility,majority", "--student", folder, "--json")
     assert ran.code == 0 and [row["method"] for row in ran.json] == ["utility", "majority"]
 

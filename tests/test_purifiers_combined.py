@@ -140,5 +140,5 @@ def test_an_inner_method_that_does_not_fit_is_told(settings: dict, said: str):
 def test_the_command_combines(cli: Cli, tmp_path: Path):
     path = make_workspace(tmp_path / "ws", 12, methods=False).path
     ran = cli("purify", path, "--method", "gate", "--set", "first=majority", "--set", "otherwise=random", "--json")
-    assert ran.code == 0 and ran.json["kept"] == 12
+    assert ran.code == 0 and ran.json[0]["kept"] == 12
     assert cli("methods", "--json").code == 0

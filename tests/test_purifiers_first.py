@@ -657,7 +657,7 @@ def test_synthesised_rationales_keep_their_parents(workspace: Workspace) -> None
 @pytest.mark.usefixtures("third_party")
 def test_a_method_of_an_installed_package_is_found(workspace: Workspace, cli: Cli) -> None:
     ran = cli("purify", workspace.path, "--method", "joined", "--set", "glue=;", "--json")
-    assert ran.code == 0 and ran.json["kept"] == 29 and ran.json["reasons"] == {"I did not like it": 1}
+    assert ran.code == 0 and ran.json[0]["kept"] == 29 and ran.json[0]["reasons"] == {"I did not like it": 1}
     assert load(workspace.router_dir("joined")) == Joined(glue=";")
     assert "joined" in registry.names()
 

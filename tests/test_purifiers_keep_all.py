@@ -97,4 +97,4 @@ def test_evaluate_and_audit_say_that_there_is_no_choice(cli: Cli, tmp_path: Path
         ran = cli(*args)
         assert ran.code == 1 and "keep-all keeps every rationale" in ran.err
     ran = cli("purify", path, "--method", "keep-all", "--json")
-    assert ran.code == 0 and ran.json["kept"] == 36 and ran.json["chosen"] == dict.fromkeys(TEACHERS, 12)
+    assert ran.code == 0 and ran.json[0]["kept"] == 36 and ran.json[0]["chosen"] == dict.fromkeys(TEACHERS, 12)

@@ -233,6 +233,8 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
         show.as_json(show.report_dict(report))
     else:
         show.report(report)
+    if report.stopped:
+        raise RaffinateError(report.stopped)
     raise typer.Exit(report.build.exit_code)
 
 

@@ -194,6 +194,18 @@ class RunReport:
     not_evaluated: RaffinateError | None = None
     students: dict[str, Any] | None = None
 
+    @property
+    def stopped(self) -> str | None:
+        """Why the run ended at the build; None where it went on, or was interrupted."""
+        build = self.build
+        if build.exit_code != 1:
+            return None
+        why = "not every teacher could be asked everything"
+        if build.failed_share > build.max_failed_share:
+            limit = f"build.max_failed_share is {build.max_failed_share:.1%}"
+            why = f"{build.failed_share:.1%} of the rows have no answer ({limit})"
+        return f"the run stopped here: {why}; nothing was purified: correct what the notes say, and run it again"
+
 
 def run(
     path: str | os.PathLike[str],

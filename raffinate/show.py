@@ -243,6 +243,8 @@ def conflicts(workspace: Workspace) -> None:
 
     found = query(workspace, PAIRS).to_pylist()
     teachers = sorted({r["a"] for r in found} | {r["b"] for r in found})
+    if not teachers:
+        return
     rate = {(r["a"], r["b"]): r["disagree"] for r in found}
     rows = [(a, *("" if a == b else share(rate.get((min(a, b), max(a, b)))) for b in teachers)) for a in teachers]
     table("Where they disagree (share of questions that both answered)", ("", *teachers), rows)
@@ -343,7 +345,7 @@ def endpoints(reports: Sequence[EndpointReport]) -> None:
 
 
 def estimates(found: Mapping[str, Sequence[TeacherEstimate]]) -> None:
-    """What a build or a method would still ask, by its name."""
+    """What a build or a method would still ask, by its name; what is an upper bound is marked so."""
     for spent_on, each in found.items():
         rows = [
             (
@@ -352,16 +354,22 @@ def estimates(found: Mapping[str, Sequence[TeacherEstimate]]) -> None:
                 f"{e.requests:,}",
                 f"{e.follow_ups:,}",
                 f"{e.prompt_tokens:,}",
-                f"{e.completion_tokens:,}",
-                money(e.cost_usd),
+                f"{'' if e.measured else MOST}{e.completion_tokens:,}",
+                f"{'' if e.measured or e.cost_usd is None else MOST}{money(e.cost_usd)}",
             )
             for e in each
         ]
         names = ("teacher", "rows", "requests", "second turns", "prompt tokens", "completion tokens", "cost")
         who = "A build" if spent_on == BUILD else spent_on
         table(f"{who} would ask (tokens are approximate)", names, rows)
+    if any(e.requests and not e.measured for each in found.values() for e in each):
+        note(
+            "≤ is at most: no reply was measured, so each is counted at max_tokens; for better figures ask a few with  "
+            "raffinate build RECIPE --max-requests 50  and estimate again"
+        )
 
 
+MOST = "≤ "
 BUILD = "build"
 """What is spent on teachers' responses, in the view `costs` and in estimates."""
 
@@ -424,12 +432,17 @@ def build_dict(summary: BuildSummary) -> dict[str, Any]:
 
 
 def report(found: RunReport) -> None:
-    """A whole run: who was asked, where they disagree, how each method chose, where everything lies."""
+    """A whole run: who was asked, where they disagree, how each method chose, where everything lies.
+
+    Of one that ended at the build, who was asked.
+    """
     from builders.questions import question_notes
 
     for remark in question_notes(found.workspace.question_parts(["dataset", "question", "answer"])):
         note(remark.message)
     built(found.build)
+    if found.build.exit_code:
+        return
     accuracies(found.workspace)
     conflicts(found.workspace)
     if found.evaluations:

@@ -186,12 +186,41 @@ def test_too_many_failures_end_a_run_with_1_and_say_how_to_go_on(cli: Cli, tmp_p
             teacher["max_attempts"] = 1
         recipe.write_text(yaml.safe_dump(data))
         ran = cli("run", recipe)
-    assert ran.code == 1 and "have no answer" in ran.err and "Traceback" not in ran.err
+    assert ran.code == 1 and "Traceback" not in ran.err
+    assert ran.err.splitlines()[-1] == (
+        "error: the run stopped here: 25.0% of the rows have no answer (build.max_failed_share is 5.0%); nothing was "
+        "purified: correct what the notes say, and run it again"
+    )
+    assert "Who was asked" in ran.out and "Where they disagree" not in ran.out and "Next" not in ran.out
     assert not (tmp_path / "ws" / "purified").exists()
     failed = cli(
         "sql", tmp_path / "ws", "SELECT count(*) AS n FROM responses WHERE status = 'failed'", "--format", "json"
     )
     assert failed.json == [{"n": 5}]
+
+
+def test_one_teacher_disagrees_with_nobody(cli: Cli, tmp_path: Path) -> None:
+    with SandboxServer() as sandbox:
+        recipe = write_recipe(tmp_path / "recipe.yaml", sandbox.url, questions={"sandbox": {"n": 20, "seed": 0}})
+        data = yaml.safe_load(recipe.read_text())
+        recipe.write_text(yaml.safe_dump(data | {"teachers": data["teachers"][:1], "purify": ["majority"]}))
+        ran = cli("run", recipe)
+    assert ran.code == 0 and "How each method chose" in ran.out and "Where they disagree" not in ran.out, ran.err
+
+
+def test_an_estimate_says_that_it_is_an_upper_bound_until_replies_are_measured(cli: Cli, tmp_path: Path) -> None:
+    with SandboxServer() as sandbox:
+        recipe = write_recipe(tmp_path / "recipe.yaml", sandbox.url, questions={"sandbox": {"n": 20, "seed": 0}})
+        before = cli("estimate", recipe)
+        assert (
+            "≤ 40,960" in before.out
+            and "≤ $0.08" in before.out
+            and "raffinate build RECIPE --max-requests" in before.err
+        )
+        assert [e["measured"] for e in cli("estimate", recipe, "--json").json] == [False] * 4
+        cli("build", recipe, "--max-requests", "8")
+        after = cli("estimate", recipe)
+    assert "≤" not in after.out and "at most" not in after.err
 
 
 def test_a_recipe_without_gold_runs_and_says_what_it_could_not_do(cli: Cli, tmp_path: Path) -> None:

@@ -79,9 +79,14 @@ def _responses(pattern: str | Path, base: Path, tool: str, layout: Layout) -> It
             try:
                 found = FORMATS[tool](record, layout)
             except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-                said = f"{type(error).__name__}: {error}"
-                raise InputError(f"{path}, row {number} is not what {tool} writes ({said})") from error
+                raise InputError(f"{path}, row {number} is not what {tool} writes: {_said(error)}") from error
             yield from ({**response, FILE: str(path), ROW: number} for response in found)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return str(error) if isinstance(error, ValueError) else "a field in it has another shape"
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:

@@ -2,9 +2,9 @@
 
 Two files (Parquet, JSONL, JSON or CSV; globs too): the questions, understood as by `builders.questions`, and the
 responses, one row per question, teacher and sample. A response needs ``question_id``, ``teacher_id`` (or ``teacher``)
-and ``rationale``; it may have ``dataset``, ``predicted_answer``, ``is_correct``, ``source`` and any other field of
-`RESPONSES`, so a file that raffinate wrote is taken as it is. Responses that other tools left are understood, too; see
-`builders.import_formats`.
+and ``rationale`` (or ``raw_text``); it may have ``dataset``, ``predicted_answer``, ``is_correct``, ``source`` and any
+other field of `RESPONSES`, so a file that raffinate wrote is taken as it is. Responses that other tools left are
+understood, too; see `builders.import_formats`.
 
 - A response belongs to the question of the same ``dataset`` and id; where the ids of the questions repeat between
   datasets, the ids of both tables become ``dataset/id``.
@@ -139,6 +139,8 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
 
     if "teacher_id" not in rows.columns and "teacher" in rows.columns:
         rows = rows.rename({"teacher": "teacher_id"})
+    if "rationale" not in rows.columns and "raw_text" in rows.columns:
+        rows = rows.rename({"raw_text": "rationale"})
     require(rows, {name: name for name in ("question_id", "teacher_id", "rationale")})
     names = ("question_id", "teacher_id", "rationale", "predicted_answer", "dataset", "source", "status")
     rows = as_text(rows, [n for n in names if n in rows.columns])

@@ -386,7 +386,10 @@ def import_(
     revision: Annotated[str | None, typer.Option(help="Of the published dataset.", show_default=False)] = None,
     tool: Annotated[
         str | None,
-        typer.Option(help="Which tool wrote the responses: distilabel, curator, datadesigner, tinyllm, chat, ..."),
+        typer.Option(
+            help="Who wrote the responses: distilabel, curator, datadesigner, tinyllm, chat or openai-batch.",
+            show_default=False,
+        ),
     ] = None,
     id_column: Annotated[
         str | None, typer.Option(help="Its column that names the question, with --tool.", show_default=False)
@@ -394,6 +397,8 @@ def import_(
     json: AsJson = False,
 ) -> None:
     """Bring in answers that were collected elsewhere, or a published dataset, without asking anybody.
+
+    Responses need the columns question_id, teacher_id and rationale; more of them: docs/building.md.
 
     Example:  raffinate import my-dataset --questions q.parquet --responses r.parquet --split-by-hash 70/0/30
 

@@ -228,6 +228,11 @@ def recipe_file(path: str | os.PathLike[str]) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.exists():
+        if file.name == NAME and any((file.parent / "questions").glob("*.parquet")):
+            raise InputError(
+                f"{file.parent} has no recipe, its answers were imported: go on with  raffinate purify {file.parent}, "
+                "or write a recipe to ask more teachers"
+            )
         raise InputError(f"{file} is not there: write one with  raffinate init")
     raw = read_yaml(file)
     if not isinstance(raw, dict):

@@ -159,6 +159,12 @@ def test_a_missing_recipe(cli: Cli, tmp_path: Path) -> None:
     told(cli("status", tmp_path), r"recipe\.yaml is not there")
 
 
+def test_an_imported_workspace_has_no_recipe(cli: Cli, workspace: Workspace) -> None:
+    (workspace.path / "recipe.yaml").unlink()  # as an import leaves it
+    for command in ("status", "run"):
+        told(cli(command, workspace.path), "has no recipe, its answers were imported: go on with  raffinate purify")
+
+
 def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
     path = recipe_file(tmp_path)
     before = path.read_bytes()

@@ -134,6 +134,11 @@ def test_a_file_of_another_kind_is_one_sentence(tool: str, tmp_path: Path) -> No
         bring(tmp_path, tool, lines(tmp_path / "other.jsonl", [{"id": "q1", "text": "hello"}]))
 
 
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 1 is not what chat writes: it has no 'messages'$"):
+        bring(tmp_path, "chat", lines(tmp_path / "other.jsonl", [{"id": "q1", "text": "hello"}]))
+
+
 def test_parts_of_a_large_file_are_one_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [{"id": q, "generation": "(B)", "model_name": m} for m in "abcde" for q in ("q1", "q2")]
     records[7]["distilabel_metadata"] = {"statistics_x": {"input_tokens": 1, "output_tokens": 2}}  # null until then

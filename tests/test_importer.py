@@ -104,6 +104,8 @@ def test_answers_are_read_from_the_text_where_the_file_has_none(import_rows: Imp
         ("read", "B", True),
         ("unread", None, False),
     ]
+    raw = {("raw_text" if k == "rationale" else k): v for k, v in bare.items()}
+    assert import_rows([raw]).responses.to_pylist()[0] == rows[0]
 
 
 def test_traps_are_reported_with_their_counts(import_rows: Import) -> None:

@@ -37,6 +37,14 @@ def run(name: str, *arguments: str, cache: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda f: f.stem)
+def test_without_arguments_each_says_how_it_is_run(file: Path) -> None:
+    if file.stem == "with_trl":
+        pytest.importorskip("trl")
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"usage: python examples/consumers/{file.name} FOLDER")
+
+
 def test_duckdb(workspace: Workspace, tmp_path: Path) -> None:
     told = run("with_duckdb.py", str(workspace.path), cache=tmp_path)
     for row in query(workspace, "SELECT teacher_id, round(accuracy, 3) AS a FROM teachers").to_pylist():

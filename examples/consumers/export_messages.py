@@ -44,4 +44,6 @@ def main(dataset: str, method: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/consumers/export_messages.py FOLDER_OR_REPO METHOD OUT")
+    main(*sys.argv[1:])

@@ -18,4 +18,6 @@ def main(dataset: str, method: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/consumers/with_datasets.py FOLDER_OR_REPO METHOD")
+    main(*sys.argv[1:])

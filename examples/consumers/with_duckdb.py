@@ -29,4 +29,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/consumers/with_duckdb.py FOLDER")
     main(sys.argv[1])

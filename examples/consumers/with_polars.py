@@ -29,4 +29,6 @@ def kept_of(folder: str) -> pl.DataFrame:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/consumers/with_polars.py FOLDER")
     print(kept_of(sys.argv[1]))

@@ -36,4 +36,6 @@ def main(dataset: str, method: str, model: str, output: str, *more: str) -> None
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit("usage: python examples/consumers/with_trl.py FOLDER_OR_REPO METHOD MODEL OUT [STEPS [messages]]")
     main(*sys.argv[1:])

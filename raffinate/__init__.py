@@ -39,7 +39,7 @@ _EXPORTS = {
     "purifiers.equipment": ("Equipment", "Student"),
     "purifiers.evaluate": ("Evaluation", "evaluate"),
     "purifiers.registry": ("method",),
-    "purifiers.run": ("publish", "purify"),
+    "purifiers.run": ("purify",),
     "purifiers.store": ("load", "save"),
     "distill.data": ("Examples", "Questions", "read_examples", "read_questions"),
     "distill.evaluate": ("evaluate as evaluate_student",),
@@ -56,6 +56,7 @@ _EXPORTS = {
     "cards.spec": ("CardSpec",),
     "cards.verify": ("verify",),
     "raffinate.compare_command": ("compare_students",),
+    "raffinate.publishing": ("publish",),
     "raffinate.recipe": ("Recipe", "load_recipe"),
     "raffinate.run": ("run",),
 }

@@ -552,6 +552,7 @@ def evaluate(
     Example:  raffinate evaluate my-dataset --methods best-teacher,majority,consensus --compare --domains
     """
     from purifiers.evaluate import choose_on, judged_rows
+    from purifiers.registry import names as known_methods
     from raffinate import show
     from raffinate.equip import asker_for, equip, estimates_of, student_for
     from raffinate.evaluation import Look, show_closer
@@ -563,7 +564,14 @@ def evaluate(
         raise InputError(f"--on '{on}' is no split{nearest(on, ('train', 'validation', 'test'))}")
     opened = Workspace.open(workspace)
     corpus = Corpus.of(opened, _listed(teachers) or None)
-    chosen = _purifiers("--methods", _listed(methods), _settings(setting), _listed(judge))
+    names = _listed(methods)
+    own = next((name for name in names if name in opened.methods() and name not in known_methods()), None)
+    if own:
+        raise InputError(
+            f"{own} was purified by a method that this command does not know: offer it through the entry point "
+            "raffinate.purifiers, or judge it in Python with  rf.evaluate"
+        )
+    chosen = _purifiers("--methods", names, _settings(setting), _listed(judge))
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
     with show.BuildProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)

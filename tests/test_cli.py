@@ -222,6 +222,25 @@ def test_a_later_method_that_fails_leaves_the_earlier_ones(cli: Cli, tmp_path: P
     assert ran.code == 1 and "oracle looks at the gold answers" in ran.err and made.methods() == ["majority"]
 
 
+class Longest(Purifier):
+    """Of a user's own, without an entry point."""
+
+    name, signals = "longest", frozenset[Signal]()
+
+    def score(self, corpus: Corpus) -> Scores:
+        return np.where(corpus.usable, np.float32(0), np.float32(np.nan))
+
+
+def test_what_python_publishes_is_in_the_card_and_told_to_an_evaluation(cli: Cli, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "ws", n=10, methods=False)
+    raffinate.publish(made.path, Longest())
+    raffinate.publish(made, raffinate.method("majority")())
+    card = (made.path / "README.md").read_text()
+    assert "purified-longest" in card and "purified-majority" in card
+    ran = cli("evaluate", made.path, "--methods", "majority,longest")
+    assert ran.code == 1 and "longest was purified by a method that this command does not know" in ran.err
+
+
 class Patient(Purifier):
     """Takes its time to fit, and is interrupted at the end."""
 

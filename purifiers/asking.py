@@ -80,11 +80,10 @@ class Asked:
 
 def best_of(scores: Scores, corpus: Corpus, seed: int, unheard: str, probabilities: Scores | None = None) -> Purified:
     """The best score of each question, equal ones by `noise`; where there is none, ``unheard`` says why."""
-    kept = choose(scores + noise(corpus, seed) * np.float32(1e-4), probabilities)
+    kept = choose(scores, probabilities, ties=noise(corpus, seed))
     heard = np.asarray(corpus.usable.any(axis=1))
-    score = np.where(kept.teacher < 0, np.nan, scores[np.arange(len(scores)), kept.teacher])
     rejected = {row: unheard if heard[row] else NO_RESPONSE for row in kept.rejected}
-    return Purified(kept.teacher, score.astype(np.float32), probabilities, rejected)
+    return Purified(kept.teacher, kept.score, probabilities, rejected)
 
 
 def asker_of(purifier: Purifier) -> Asker:

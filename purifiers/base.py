@@ -38,6 +38,8 @@ class Signal(StrEnum):
 
 
 NO_RESPONSE = "no teacher has a usable response"
+EQUAL = 1e-6
+"""Scores this close are equal: what tells them apart may be rounding."""
 BLOCK = 20_000
 """Questions scored at a time by a method that looks at texts."""
 
@@ -199,17 +201,26 @@ class Purifier(BaseModel, ABC):
         return copy
 
 
-def choose(scores: Scores, probabilities: Scores | None = None, *, why_none: str = NO_RESPONSE) -> Purified:
+def choose(
+    scores: Scores,
+    probabilities: Scores | None = None,
+    *,
+    ties: npt.NDArray[np.floating] | None = None,
+    why_none: str = NO_RESPONSE,
+) -> Purified:
     """Argmax per question; a question whose scores are all NaN is rejected with ``why_none``.
 
-    Equal scores go to the earlier teacher: a method that must not favour teacher order adds `jitter` first.
+    Among scores within `EQUAL` of the highest, the highest of ``ties`` is kept: `purifiers.votes.noise`, for a method
+    that must not favour teacher order. Without it equal scores go to the earlier teacher.
     """
-    empty = np.isnan(scores).all(axis=1)
-    best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
-    top = scores[np.arange(len(scores)), best]
+    rows, empty = np.arange(len(scores)), np.isnan(scores).all(axis=1)
+    open_ = np.where(np.isnan(scores), -np.inf, scores)
+    best = open_.argmax(axis=1)
+    if ties is not None:
+        best = np.where(open_ >= open_[rows, best, None] - EQUAL, ties, -np.inf).argmax(axis=1)
     return Purified(
         teacher=np.where(empty, -1, best).astype(np.int64),
-        score=np.where(empty, np.nan, top).astype(np.float32),
+        score=np.where(empty, np.nan, scores[rows, best]).astype(np.float32),
         probabilities=probabilities,
         rejected=dict.fromkeys(np.flatnonzero(empty).tolist(), why_none),
     )
@@ -227,16 +238,23 @@ def by_blocks(score: Callable[[Corpus], Scores], corpus: Corpus) -> Scores:
     return np.concatenate(parts) if parts else np.zeros(corpus.usable.shape, np.float32)
 
 
-def overrule(kept: Purified, rows: npt.NDArray[np.int64], scores: Scores, why_none: Mapping[int, str]) -> Purified:
+def overrule(
+    kept: Purified,
+    rows: npt.NDArray[np.int64],
+    scores: Scores,
+    ties: npt.NDArray[np.floating],
+    why_none: Mapping[int, str],
+) -> Purified:
     """The choice with some rows chosen anew.
 
     Args:
         kept: the choice.
         rows: (R,) the rows to choose anew.
         scores: (R, T) their scores; a row without any is rejected.
+        ties: (R, T) see `choose`.
         why_none: row -> the reason of its rejection; `NO_RESPONSE` where there is none.
     """
-    anew = choose(scores)
+    anew = choose(scores, ties=ties)
     teacher, score = kept.teacher.copy(), kept.score.copy()
     teacher[rows], score[rows] = anew.teacher, anew.score
     mine = set(rows.tolist())

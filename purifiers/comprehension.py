@@ -43,6 +43,7 @@ from purifiers.student_tasks import (
     reading,
     without_conclusion,
 )
+from purifiers.votes import noise
 from schemas.corpus import Corpus
 from schemas.errors import InputError
 
@@ -114,7 +115,7 @@ class Comprehension(Purifier):
         return scores
 
     def purify(self, corpus: Corpus) -> Purified:
-        """Keep the highest gain."""
+        """Keep the highest gain, of equal ones by `noise`."""
         kept = self._consensus.purify(corpus.hide_gold())
         labelled = np.flatnonzero(corpus.labelled)
         part = corpus.take(labelled)
@@ -124,7 +125,7 @@ class Comprehension(Purifier):
         for i, reason in self._left_out(part, gains).items():
             gains[i] = np.nan
             why[int(labelled[i])] = reason
-        return overrule(kept, labelled, gains, why)
+        return overrule(kept, labelled, gains, noise(part, 0), why)
 
     def _left_out(self, part: Corpus, gains: Scores) -> dict[int, str]:
         """Row -> why a labelled question gets no rationale although it has a candidate."""

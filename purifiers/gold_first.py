@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from purifiers.base import Purified, Scores, Signal, choose, only_usable
+from purifiers.base import NO_RESPONSE, Purified, Scores, Signal, choose, only_usable
 from purifiers.best_teacher import BestTeacher, by_teacher
-from purifiers.votes import votes
+from purifiers.majority import NO_ANSWER
+from purifiers.votes import noise, votes
 from schemas.corpus import UNREAD, Corpus
 
 NOBODY_RIGHT = "no teacher was right"
@@ -32,10 +33,9 @@ class GoldFirst(BestTeacher):
         return only_usable(score, corpus)
 
     def purify(self, corpus: Corpus) -> Purified:
-        """Tell questions that nobody got right from questions that nobody answered."""
-        kept = choose(self.score(corpus))
-        reasons = {
-            r: NOBODY_RIGHT if corpus.labelled[r] and corpus.usable[r].any() else why
-            for r, why in kept.rejected.items()
-        }
+        """Break ties by `noise`; tell wrong and unread answers from missing responses."""
+        kept = choose(self.score(corpus), ties=noise(corpus, 0))
+        heard = np.asarray(corpus.usable.any(axis=1))
+        unsolved = np.where(corpus.labelled, NOBODY_RIGHT, NO_ANSWER)
+        reasons = {r: str(unsolved[r]) if heard[r] else NO_RESPONSE for r in kept.rejected}
         return Purified(kept.teacher, kept.score, rejected=reasons)

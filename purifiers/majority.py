@@ -31,9 +31,7 @@ class Majority(Purifier):
 
     def purify(self, corpus: Corpus) -> Purified:
         """Break ties by `noise`; tell unread answers from missing responses."""
-        scores = self.score(corpus)
-        kept = choose(scores + noise(corpus, self.seed) * np.float32(1e-4))
-        score = np.where(kept.teacher < 0, np.nan, scores[np.arange(len(scores)), kept.teacher])
+        kept = choose(self.score(corpus), ties=noise(corpus, self.seed))
         heard = np.asarray(corpus.usable.any(axis=1))
         reasons = {row: NO_ANSWER if heard[row] else NO_RESPONSE for row in kept.rejected}
-        return Purified(kept.teacher, score.astype(np.float32), rejected=reasons)
+        return Purified(kept.teacher, kept.score, rejected=reasons)

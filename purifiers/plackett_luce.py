@@ -31,6 +31,7 @@ from pydantic import Field
 
 from purifiers.base import Purified, Purifier, Scores, Signal, by_blocks, choose, softmax
 from purifiers.encoder import DEFAULT_ENCODER, embed, unit
+from purifiers.votes import noise
 from schemas.corpus import Corpus
 
 Floats = npt.NDArray[np.float64]
@@ -77,9 +78,9 @@ class PlackettLuce(Purifier):
         return by_blocks(lambda part: self.among_teachers(self.rank(part.question_texts()), part), corpus)
 
     def purify(self, corpus: Corpus) -> Purified:
-        """Keep the highest score; give the softmax over the teachers that answered."""
+        """Keep the highest score, of equal ones by `noise`; give the softmax over the teachers that answered."""
         scores = self.score(corpus)
-        return choose(scores, softmax(scores))
+        return choose(scores, softmax(scores), ties=noise(corpus, 0))
 
     def rank(self, questions: list[str]) -> Floats:
         """(Q, T) xi of every fitted teacher for each question text."""

@@ -3,7 +3,8 @@
 Among right rationales the most typical one is kept: the one whose vector is closest to the mean of the right ones (one
 that reached gold by an odd way, or by luck, stands apart). With ``encoder`` null it is the one whose words support the
 answer best, which needs no model; with ``by_gain``, which needs a student, the one from which it gains most
-(`purifiers.comprehension`).
+(`purifiers.comprehension`). Two vectors are equally close to their mean: of two right ones, the words decide. Who is
+still equal is kept by `noise`.
 
 A labelled train question that nobody got right is rejected, unless ``judge`` names somebody to ask again with the gold
 answer shown (rationalisation, as in STaR, arXiv 2203.14465). Such a rationale is kept if it concludes in gold and does
@@ -25,13 +26,14 @@ from builders.asker import Call, Said
 from builders.prompt import Prompt
 from builders.read_answer import grade, read_answer
 from purifiers.asking import asker_of
-from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
+from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis, choose
 from purifiers.best_teacher import accuracy
 from purifiers.comprehension import Comprehension
 from purifiers.consensus import Consensus
 from purifiers.encoder import DEFAULT_ENCODER, embed
 from purifiers.equipment import BEST
 from purifiers.gold_first import NOBODY_RIGHT
+from purifiers.votes import noise
 from purifiers.words import own_support, read
 from schemas.corpus import Corpus
 
@@ -86,11 +88,11 @@ class Verified(Purifier):
         """Keep the best right rationale; see the module."""
         kept = self._consensus.purify(corpus.hide_gold())
         labelled = np.flatnonzero(corpus.labelled)
-        scores = self._right_ones(corpus.take(labelled))
-        solved = ~np.isnan(scores).all(axis=1)
-        best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
-        kept.teacher[labelled] = np.where(solved, best, -1)
-        kept.score[labelled] = np.where(solved, scores[np.arange(len(best)), best], np.nan)
+        part = corpus.take(labelled)
+        scores = self._right_ones(part)
+        right = choose(scores, ties=self._ties(part, scores))
+        solved = right.teacher >= 0
+        kept.teacher[labelled], kept.score[labelled] = right.teacher, right.score
         rejected = {r: why for r, why in kept.rejected.items() if not corpus.labelled[r]}
         heard = np.asarray(corpus.usable.any(axis=1))
         for row in labelled[~solved].tolist():
@@ -122,7 +124,7 @@ class Verified(Purifier):
         return made, notes
 
     def _right_ones(self, corpus: Corpus) -> Scores:
-        """(Q, T) 1 + typicality, support or gain of each right rationale, NaN elsewhere."""
+        """(Q, T) 1 + typicality, support or gain of each right rationale, NaN elsewhere, and where there is no gain."""
         right = corpus.usable & (corpus.correct == 1)
         several = np.flatnonzero(right.sum(axis=1) > 1)
         scores = np.where(right, 1.0, np.nan)
@@ -130,6 +132,14 @@ class Verified(Purifier):
             part = corpus.take(several)
             scores[several] += self._worth(part, right[several])
         return scores.astype(np.float32)
+
+    def _ties(self, corpus: Corpus, scores: Scores) -> npt.NDArray[np.float64]:
+        """(Q, T) what decides among equal worths: of two that would be as typical, the support; then `noise`."""
+        ties = 1e-4 * noise(corpus, 0).astype(np.float64)
+        two = np.flatnonzero((~np.isnan(scores)).sum(axis=1) == 2)
+        if self.encoder is not None and not self.by_gain:
+            ties[two] += own_support(read(corpus.take(two)))
+        return ties
 
     def _worth(self, corpus: Corpus, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
         """(Q, T) by what right rationales are told apart: gain, support or typicality."""

@@ -73,6 +73,13 @@ def test_choosing_takes_the_highest_and_rejects_where_there_is_none() -> None:
     np.testing.assert_allclose(kept.score, [0.3, -5, nan, 1])
 
 
+def test_equal_scores_but_for_rounding_fall_by_what_breaks_ties_and_others_do_not() -> None:
+    scores = np.array([[1, 1 + 1e-7, np.nan], [1, 1.001, 1], [np.nan, np.nan, np.nan]], np.float32)
+    kept = choose(scores, ties=np.array([[0.9, 0.1, 1], [0.9, 0.1, 1], [1, 0, 0]]))
+    assert taken(kept) == [0, 1, -1] and kept.rejected == {2: NO_RESPONSE}
+    np.testing.assert_allclose(kept.score, [1, 1.001, np.nan])
+
+
 def test_softmax_is_over_those_that_have_a_score() -> None:
     nan = np.nan
     found = softmax(np.array([[0, np.log(3), nan], [nan, nan, nan], [1000, 0, -1000]], np.float32))
@@ -134,13 +141,23 @@ def test_best_teacher_is_the_most_accurate_on_train_that_answered() -> None:
 
 def test_gold_first_takes_a_right_rationale_and_the_better_teacher_among_them() -> None:
     corpus = corpus_of(
-        ["AAB", "ABB", "BBB", "---", "BAA", "ABB", "ABC", "??A"], "AAAAA???", ["train"] * 5 + ["test"] * 3
+        ["AAB", "ABB", "BBB", "---", "AAA", "ABB", "ABC", "??A", "?-?"], "AAAAA????", ["train"] * 5 + ["test"] * 4
     )
     fitted = fit(GoldFirst(), corpus)
-    np.testing.assert_allclose(fitted.state()["accuracy"], [2 / 4, 2 / 4, 1 / 4])
+    np.testing.assert_allclose(fitted.state()["accuracy"], [3 / 4, 2 / 4, 1 / 4])
     kept = fitted.purify(shown(corpus, GoldFirst()))
-    assert taken(kept) == [0, 0, -1, -1, 1, 1, 0, 2]  # test: most votes, ties to the better teacher
-    assert kept.rejected == {2: "no teacher was right", 3: NO_RESPONSE}
+    assert taken(kept) == [0, 0, -1, -1, 0, 1, 0, 2, -1]  # test: most votes, ties to the better teacher
+    assert kept.rejected == {2: "no teacher was right", 3: NO_RESPONSE, 8: "no teacher's answer could be read"}
+
+
+@pytest.mark.usefixtures("stub_encoder")
+@pytest.mark.parametrize("method", [GoldFirst(), PlackettLuce()], ids=lambda m: m.name)
+def test_where_nothing_tells_teachers_apart_none_profits_from_its_place(method: Purifier) -> None:
+    corpus = corpus_of(["AA"] * 100, "A" * 100)
+    _, kept = purify(method, corpus)
+    assert 30 < kept.teacher.sum() < 70
+    _, swapped = purify(method, corpus.with_teachers("ba"))
+    assert np.array_equal(1 - swapped.teacher, kept.teacher)
 
 
 def test_oracle_is_right_wherever_somebody_is() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers_cli import Cli
 from helpers_corpus import make_workspace, question_row, response_row, write_workspace
+from helpers_encoder import hashed
 from helpers_student import TableStudent
 
 from purifiers.equipment import Equipment
@@ -56,6 +57,29 @@ def test_among_right_rationales_the_odd_one_is_left(
     monkeypatch.setattr("purifiers.verified.embed", lambda texts, *_: seen[[int("guess" in t) for t in texts]])
     _, kept = purify(Verified(encoder=encoder), corpus)
     assert (kept.teacher != corpus.teachers.index("alpha")).all()
+
+
+def test_of_two_right_ones_the_words_decide_else_chance_and_never_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two vectors are equally close to their mean, but for rounding."""
+    rng = random.Random(0)
+    questions = [question_row(i, "train", rng) for i in range(60)]
+    answers = {
+        t: [response_row(q, t, t != "gamma", rationale="A guess.") for q in questions] for t in ("a", "b", "gamma")
+    }
+    for i, q in enumerate(questions[:30]):
+        gold = next(c["text"] for c in q["choices"] if c["label"] == q["answer"])
+        answers["b"][i] = response_row(q, "b", True, rationale=f"The two shelves add up to {gold}.")
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", questions, answers))
+    monkeypatch.setattr("purifiers.verified.embed", lambda texts, *_: hashed(texts, ""))
+
+    def kept(teachers: tuple[str, ...]) -> list[str]:
+        return [teachers[t] for t in purify(Verified(), corpus.with_teachers(teachers))[1].teacher]
+
+    found = kept(("a", "b", "gamma"))
+    assert set(found[:30]) == {"b"} and 7 < found[30:].count("a") < 23
+    assert kept(("b", "gamma", "a")) == found
 
 
 def test_with_a_student_the_right_rationale_that_helps_it_most_is_kept(cli: Cli, tmp_path: Path):

@@ -156,11 +156,18 @@ class Comprehension(Purifier):
         return found
 
     def _candidates(self, corpus: Corpus) -> tuple[Rows, Rows, list[str]]:
-        """(N,) row and (N,) column of each rationale that may be kept, and its text without the answer."""
+        """(N,) row and (N,) column of each rationale that may be kept, and its text without the answer.
+
+        One that is nothing but the answer has no text left, and a gain of 0 that says nothing of it: it may be kept
+        only where no other of the question says more.
+        """
         row, column = np.nonzero(corpus.usable & (corpus.correct == 1) if self.right_only else corpus.usable)
         names = names_of_gold(corpus)
         read = zip(row.tolist(), corpus.rationale_texts(row, column), strict=True)
-        return row, column, [without_conclusion(text, names[r]) for r, text in read]
+        texts = [without_conclusion(text, names[r]) for r, text in read]
+        says = np.array([bool(text) for text in texts], np.bool_)
+        mine = np.flatnonzero(says | ~np.isin(row, row[says]))
+        return row[mine], column[mine], [texts[i] for i in mine.tolist()]
 
     def _certainties(self, corpus: Corpus, rows: Rows, rationales: list[str]) -> Floats:
         """(N,) probability of gold after reading each rationale on the question of that row."""

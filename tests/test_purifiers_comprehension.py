@@ -185,3 +185,22 @@ def test_a_budget_explains_where_it_helps_most_and_nothing_that_harms(workspace:
     harm = TableStudent(lambda prompt, target: 3.0 + ("\n" in prompt.split("?")[1].split("(D)")[1]))
     harmful = purify(Utility(options=False).equipped(Equipment(student=harm)), corpus)[1]
     assert {harmful.rejected[row] for row in train.tolist()} == {HARMS}
+
+
+def test_what_is_nothing_but_the_answer_is_kept_only_where_nobody_says_more_and_then_by_chance(tmp_path: Path):
+    """Beta alone says something, which lowers the student's probability of gold; it is right on every second one."""
+    rng = random.Random(0)
+    questions = [question_row(i, "train", rng) for i in range(60)]
+    answers = {
+        t: [response_row(q, t, t != "beta" or i % 2 == 0, rationale=said) for i, q in enumerate(questions)]
+        for t, said in (("alpha", "The answer is it."), ("beta", "beta adds up."), ("gamma", "So the answer is it."))
+    }
+    corpus = Corpus.of(write_workspace(tmp_path / "ws", questions, answers))
+    one = Equipment(student=TableStudent(lambda prompt, _: 3.0 + ("beta adds" in prompt)))
+    teachers = ("gamma", "beta", "alpha")
+    kept = purify(Comprehension().equipped(one), corpus)[1].teacher
+    assert set(kept[::2].tolist()) == {1} and 7 < (kept[1::2] == 0).sum() < 23 and not (kept[1::2] == 1).any()
+    turned = purify(Comprehension().equipped(one), corpus.with_teachers(teachers))[1].teacher
+    assert [teachers[t] for t in turned] == [corpus.teachers[t] for t in kept]
+    left_out = purify(Utility(options=False).equipped(one), corpus)[1].rejected
+    assert left_out == dict.fromkeys(range(0, 60, 2), HARMS)

@@ -193,8 +193,8 @@ def places(share: Floats, logprob: Floats) -> npt.NDArray[np.int8]:
     here = ~np.isnan(share)
     right = here & (share > 0)
     told = (np.isfinite(logprob) | ~right).all(axis=1, keepdims=True)
-    order = np.argsort(np.argsort(np.where(right, logprob, -np.inf), axis=1), axis=1)
-    value = np.where(here, share, -np.inf) + np.where(right & told, 1e-6 * order, 0.0)
+    below = (logprob[:, None, :] < logprob[:, :, None]) & right[:, None, :]
+    value = np.where(here, share, -np.inf) + np.where(right & told, 1e-6 * below.sum(axis=2), 0.0)
     fresh = here.copy()
     for later in range(1, share.shape[1]):
         fresh[:, later] &= (value[:, :later] != value[:, later, None]).all(axis=1)

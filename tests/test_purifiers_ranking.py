@@ -29,6 +29,13 @@ def test_places_by_hand():
     )
 
 
+def test_equal_log_probabilities_share_a_place():
+    np.testing.assert_array_equal(
+        places(np.array([[1.0, 1, 1, 0]] * 2), np.array([[-0.5, -0.5, -1, NAN], [-1, -0.5, -1, NAN]])),
+        [[0, 0, 1, 2], [1, 0, 1, 2]],
+    )
+
+
 def loss(xi: np.ndarray, weights: np.ndarray, rankings: list[tuple[int, ...]], ridge: float) -> float:
     """Straight from the formula: -sum_k log( e^xi_(k) / sum_{l >= k} e^xi_(l) )."""
     total = ridge / 2 * (xi**2).sum()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import cache
 from importlib.resources import files
@@ -119,7 +119,7 @@ def model_folder(encoder: str) -> str:
 
 
 class _Kept:
-    """The vectors of one encoder on disk. A cache that cannot be written is done without."""
+    """The vectors of one encoder on disk. A cache that cannot be read or written is done without."""
 
     def __init__(self, encoder: str) -> None:
         self.encoder = encoder
@@ -147,11 +147,12 @@ class _Kept:
             part = keys[i : i + 500]
             marks = ",".join("?" * len(part))
             sql = f"SELECT key, vector FROM vectors WHERE encoder = ? AND key IN ({marks})"
-            found.update((k, np.frombuffer(v, np.float32)) for k, v in self.db.execute(sql, [self.encoder, *part]))
+            with suppress(sqlite3.Error):
+                found.update((k, np.frombuffer(v, np.float32)) for k, v in self.db.execute(sql, [self.encoder, *part]))
         return found
 
     def put(self, vectors: dict[bytes, Vectors]) -> None:
-        """Keep these."""
+        """Keep these, if it can be."""
         rows = [(self.encoder, key, vector.tobytes()) for key, vector in vectors.items()]
-        with self.db:
+        with suppress(sqlite3.Error), self.db:
             self.db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)

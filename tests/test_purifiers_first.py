@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -356,6 +357,21 @@ def test_vectors_are_kept_on_disk_and_computed_once(monkeypatch: pytest.MonkeyPa
     encoder.embed(["one"], "another")
     assert asked.count("one") == 2
     assert encoder.embed([]).shape == (0, 0)
+
+
+def test_a_cache_that_cannot_be_written_or_read_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoder, "_encode", hashed)
+    monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path))
+    first = encoder.embed(["one"])
+    with sqlite3.connect(tmp_path / "embeddings.sqlite") as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON vectors BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+    assert np.array_equal(encoder.embed(["one", "two"]), [first[0], hashed(["two"], "")[0]])
+    with sqlite3.connect(tmp_path / "embeddings.sqlite") as db:
+        db.execute("DROP TABLE vectors")
+        db.execute("CREATE TABLE vectors (something TEXT)")
+    assert np.array_equal(encoder.embed(["one"]), first)
 
 
 def test_the_real_encoder_knows_what_is_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -297,9 +297,14 @@ def _outside(corpus: Corpus, question: Ints, share: Floats) -> Floats:
 
 
 def _scale(features: Floats, votes: int) -> Floats:
-    """(2, D) mean and spread of the features; votes and their strength stay as they are, for the prior's sake."""
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    mean[: votes + 1], spread[: votes + 1] = 0.0, 1.0
+    """(2, D) mean and spread of the features; votes and their strength stay as they are, for the prior's sake.
+
+    So do all where no answer was read.
+    """
+    mean, spread = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    if len(features):
+        rest = features[:, votes + 1 :]
+        mean[votes + 1 :], spread[votes + 1 :] = rest.mean(axis=0), rest.std(axis=0)
     return np.stack([mean, np.where(spread > 1e-9, spread, 1.0)])
 
 

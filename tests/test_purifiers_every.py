@@ -14,7 +14,7 @@ from purifiers.equipment import Equipment
 from purifiers.registry import METHODS, method
 from purifiers.run import fit, purify
 from purifiers.store import load, save
-from schemas.corpus import Corpus
+from schemas.corpus import UNREAD, Corpus
 
 CHOOSERS = [name for name in METHODS if method(name).chooses and Signal.LLM not in method(name)().looks_at]
 STUDENT = Equipment(student=CountingStudent())
@@ -61,3 +61,14 @@ def test_fitted_it_is_saved_without_pickle_and_judges_a_teacher_who_came_later(
     np.testing.assert_array_equal(kept.score, same.score)
     rows = np.flatnonzero(kept.teacher >= 0)
     assert hidden.usable[rows, kept.teacher[rows]].all() and len(rows) > len(corpus) / 3
+
+
+@pytest.mark.parametrize("name", ["consensus", "verified", "gate", "filtered"])
+def test_train_questions_of_which_no_answer_was_read_spoil_nothing(name: str, corpus: Corpus):
+    train = corpus.rows("train")
+    corpus.answer[train] = UNREAD
+    corpus.correct[train] = np.where(corpus.usable[train], 0, -1)
+    fitted, kept = purify(method(name)().equipped(STUDENT), corpus, folds=2)
+    assert not any(np.isnan(array).any() for array in fitted.state().values())
+    others = np.setdiff1d(np.flatnonzero(corpus.usable.any(axis=1)), train)
+    assert (kept.teacher[others] >= 0).all()

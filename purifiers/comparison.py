@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from purifiers.base import Purified, Purifier
-from purifiers.best_teacher import accuracy
-from purifiers.evaluate import RESAMPLES, choices_on, is_right, labelled_rows
+from purifiers.evaluate import RESAMPLES, choices_on, is_right, labelled_rows, solved
 from schemas.corpus import Corpus
 from schemas.errors import InputError
 
@@ -18,12 +17,12 @@ from schemas.errors import InputError
 def by_domain(part: Corpus, kept: Purified) -> dict[str, dict[str, float]]:
     """Domain -> accuracy, the best single teacher's accuracy there (chosen there, in hindsight), oracle, and n."""
     right, names = is_right(part, kept), np.array([d or "" for d in part.domain.to_pylist()])
-    solved = (part.correct == 1) & part.usable
+    solved_by = solved(part)
     return {
         domain or "(none)": {
             "accuracy": float(right[mine].mean()),
-            "best_single": float(solved[mine].mean(axis=0).max()),
-            "oracle": float(solved[mine].any(axis=1).mean()),
+            "best_single": float(solved_by[mine].mean(axis=0).max()),
+            "oracle": float(solved_by[mine].any(axis=1).mean()),
             "n": int(mine.sum()),
         }
         for domain in sorted(set(names.tolist()))
@@ -82,8 +81,9 @@ def teacher_curve(
 ) -> dict[int, dict[str, float | str]]:
     """Number of teachers -> the one added, and what the method, the best single one and the oracle reach with them.
 
-    Teachers are added from the best on train to the worst. All are judged on the questions that some teacher of the
-    whole corpus answered, so that the figures can be compared.
+    Teachers are added from the one that solved most train questions, with a usable rationale, to the one that solved
+    fewest. All are judged on the questions that some teacher of the whole corpus answered, so that the figures can be
+    compared.
 
     Raises:
         InputError: there is no labelled train question to order the teachers by.
@@ -91,17 +91,17 @@ def teacher_curve(
     rows, train = labelled_rows(corpus, on), corpus.take(corpus.rows("train"))
     if not (train.correct >= 0).any():
         raise InputError("a curve over teachers orders them by accuracy on train, which has no labelled question")
-    order = np.argsort(-accuracy(train), kind="stable")
+    order = np.argsort(-solved(train).sum(axis=0), kind="stable")
     curve: dict[int, dict[str, float | str]] = {}
     for n in range(1, len(order) + 1):
         some = corpus.with_teachers([corpus.teachers[t] for t in order[:n]])
         part = some.take(rows)
-        solved = (part.correct == 1) & part.usable
+        solved_by = solved(part)
         curve[n] = {
             "added": some.teachers[-1],
             "accuracy": float(is_right(part, choices_on(method, some, rows, on, seed)).mean()),
-            "best_single": float(solved[:, 0].mean()),
-            "oracle": float(solved.any(axis=1).mean()),
+            "best_single": float(solved_by[:, 0].mean()),
+            "oracle": float(solved_by.any(axis=1).mean()),
         }
     return curve
 

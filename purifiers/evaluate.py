@@ -1,7 +1,8 @@
 """How well a method chooses, against gold: accuracy of the kept answer, and how much of the possible gain it took.
 
 oracle      share of questions where some teacher with a usable rationale was right
-best single accuracy on these questions of the teacher that was best on train
+best single accuracy on these questions of the teacher that solved most train questions; what it did not answer usably
+            is not right, on train and here
 regret      oracle - accuracy
 gap closed  (accuracy - best single) / (oracle - best single): 0 = as good as the best teacher, 1 = the oracle
 """
@@ -19,7 +20,6 @@ import pyarrow.compute as pc
 
 from builders.read_answer import grade
 from purifiers.base import Purified, Purifier, Signal
-from purifiers.best_teacher import accuracy
 from purifiers.calibration import Calibration, calibration
 from purifiers.run import fit, purify, shown
 from schemas.corpus import UNREAD, Corpus
@@ -179,19 +179,24 @@ def choose_on(method: Purifier, corpus: Corpus, rows: npt.NDArray[np.int64], on:
 
 
 def _best_single(corpus: Corpus, part: Corpus) -> float | None:
-    """Accuracy on ``part`` of the teacher that was best on train."""
+    """Accuracy on ``part`` of the teacher that solved most train questions."""
     train = corpus.take(corpus.rows("train"))
     if not (train.correct >= 0).any():
         return None
-    best = int(accuracy(train).argmax())
-    return float(((part.correct[:, best] == 1) & part.usable[:, best]).mean())
+    best = int(solved(train).sum(axis=0).argmax())
+    return float(solved(part)[:, best].mean())
+
+
+def solved(corpus: Corpus) -> npt.NDArray[np.bool_]:
+    """(Q, T) whether the teacher has a usable rationale and was right."""
+    return np.asarray((corpus.correct == 1) & corpus.usable)
 
 
 def _score(choice: Choice, part: Corpus, best: float | None, seed: int, prices: Mapping[str, float]) -> Evaluation:
     method, kept = choice.method, choice.kept
     right = is_right(part, kept)
     low, high = bootstrap(right, seed)
-    oracle = float(((part.correct == 1) & part.usable).any(axis=1).mean())
+    oracle = float(solved(part).any(axis=1).mean())
     gap = None if best is None or oracle <= best else (float(right.mean()) - best) / (oracle - best)
     chosen = kept.teacher[kept.teacher >= 0]
     shares = np.bincount(chosen, minlength=len(part.teachers)) / max(len(chosen), 1)

@@ -12,6 +12,7 @@ from helpers_corpus import make_workspace
 
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import BestTeacher
+from purifiers.comparison import teacher_curve
 from purifiers.evaluate import Evaluation, bootstrap, evaluate, is_right
 from purifiers.gold_first import GoldFirst
 from purifiers.majority import Majority
@@ -64,6 +65,14 @@ def test_best_teacher_is_the_zero_and_oracle_the_one_of_the_gap() -> None:
     assert best.share == {"a": 0.0, "b": 1.0, "c": 0.0} and best.gap_closed == pytest.approx(0)
     assert oracle.accuracy == oracle.oracle == pytest.approx(5 / 6)
     assert oracle.gap_closed == pytest.approx(1) and oracle.regret == 0
+
+
+def test_best_single_is_who_solves_most_questions_and_not_who_is_right_on_the_few_it_answers() -> None:
+    # On train b is right on its one question, a on 4 of 5; on test a solves 3 of 4, b 1, somebody 4.
+    corpus = corpus_of(["A-", "A-", "A-", "AA", "B-", "A-", "A-", "A-", "BA"], "A" * 9, ["train"] * 5 + ["test"] * 4)
+    assert one(corpus, Majority()).gap_closed == pytest.approx((one(corpus, Majority()).accuracy - 3 / 4) / (1 - 3 / 4))
+    curve = teacher_curve(corpus, Majority())
+    assert [curve[n]["added"] for n in (1, 2)] == ["a", "b"] and curve[2]["best_single"] == 3 / 4
 
 
 def test_shares_and_entropy_by_hand() -> None:

@@ -48,13 +48,18 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
         seed: of the cut.
 
     Raises:
-        InputError: the method learns from gold and there is no labelled train question.
+        InputError: the method learns from gold and no train question tells of any, or those that do are in one fold.
     """
     asker, train = purifier.equipment.asker, corpus.rows("train")
     others = np.flatnonzero(~np.isin(np.arange(len(corpus)), train))
     if not purifier.learns:
         return purifier, purifier.purify(shown(corpus, purifier))
     fold = fold_of(corpus.take(train), folds, seed)
+    if len(set(fold[judgeable(corpus)[train]].tolist())) == 1:
+        raise InputError(
+            f"{purifier.name} judges a train question by what it learned from other folds, and all labelled ones are "
+            f"in one of the {folds} folds: label more, or cut them otherwise (--seed)"
+        )
     judged_apart = [train[fold == k] for k in range(folds) if (fold == k).any()]
     on_fit = purifier.equipment.on_fit
     fitted = fit(_telling(purifier, f"fit 1 of {1 + len(judged_apart)}", on_fit), corpus)
@@ -89,19 +94,33 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
         Interrupted: Ctrl-C.
     """
     train = corpus.rows("train")
-    train = train[(corpus.correct[train] >= 0).any(axis=1)]
-    if not len(train):
-        raise InputError(
-            f"{purifier.name} learns from labelled train questions and there are none: label some, or split the "
-            "questions (split_by_hash in the recipe), or use a method that needs no gold, such as majority"
-        )
+    told = train[judgeable(corpus)[train]]
+    if not len(told):
+        raise InputError(_why_nothing_to_learn(purifier.name, corpus.take(train)))
     try:
-        return purifier.fit(corpus.take(train))
+        return purifier.fit(corpus.take(told))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted while {purifier.name} was fitted: a fit starts again from its beginning; what other methods "
             "have published, and every reply that arrived, is kept"
         ) from None
+
+
+def judgeable(corpus: Corpus) -> npt.NDArray[np.bool_]:
+    """(Q,) whether some teacher's answer is known to be right or wrong."""
+    return np.asarray((corpus.correct >= 0).any(axis=1))
+
+
+def _why_nothing_to_learn(method: str, train: Corpus) -> str:
+    if train.labelled.any():
+        return (
+            f"{method} learns from answers to labelled train questions and none can be judged: each failed, or was "
+            "given with gold shown; ask without it, or use a method that needs no gold, such as majority"
+        )
+    return (
+        f"{method} learns from labelled train questions and there are none: label some, or split the questions "
+        "(split_by_hash in the recipe), or use a method that needs no gold, such as majority"
+    )
 
 
 def fold_of(corpus: Corpus, folds: int, seed: int) -> npt.NDArray[np.int64]:

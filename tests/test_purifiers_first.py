@@ -445,6 +445,10 @@ def test_fitting_needs_labels() -> None:
         purify(BestTeacher(), corpus_of(["AB"], "A", "test"))
     with pytest.raises(InputError, match="there are none"):
         purify(BestTeacher(), corpus_of(["AB"], "?"))
+    with pytest.raises(InputError, match="learns from answers to labelled .* and none can be judged: each failed"):
+        purify(BestTeacher(), corpus_of(["--"] * 3, "AAA"))
+    with pytest.raises(InputError, match="other folds, and all labelled ones are in one of the 5 folds: label more"):
+        purify(BestTeacher(), corpus_of(["AB"] * 9, "A????????"))
 
 
 # -- publishing

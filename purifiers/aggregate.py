@@ -131,7 +131,7 @@ def _single(name: str) -> Purifier:
     from purifiers.registry import method
 
     found = method(name)()
-    if found.learns or not found.publishable or Signal.LLM in found.looks_at:
+    if found.needs_fit or not found.publishable or Signal.LLM in found.looks_at:
         raise InputError(f"aggregate cannot fall back on '{name}': take a method that learns nothing, such as majority")
     return found
 

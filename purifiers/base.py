@@ -124,6 +124,11 @@ class Purifier(BaseModel, ABC):
         """The signals of this purifier with its settings; ``signals`` are those of the default ones."""
         return self.signals
 
+    @property
+    def needs_fit(self) -> bool:
+        """Whether this purifier with its settings learns; ``learns`` says it of the default ones."""
+        return self.learns
+
     def equipped(self, equipment: Equipment) -> Self:
         """A copy that may use a student, or ask teachers; what it has learned stays."""
         copy = self.model_copy()

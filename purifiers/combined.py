@@ -70,6 +70,16 @@ class Combined(Purifier, ABC):
         """The signals of the inner ones too."""
         return self.signals.union(*(part.looks_at for part in self._parts.values()))
 
+    @property
+    def needs_fit(self) -> bool:
+        """Whether an inner one learns."""
+        return any(part.needs_fit for part in self._parts.values())
+
+    @property
+    def gives_chances(self) -> bool:
+        """Whether all inner ones do."""
+        return all(part.gives_chances for part in self._parts.values())
+
     def _with(self, parts: dict[str, Purifier]) -> Self:
         copy = self.model_copy()
         copy._parts = parts
@@ -82,7 +92,7 @@ class Combined(Purifier, ABC):
 
     def fit(self, corpus: Corpus) -> Self:
         """Fit the inner ones."""
-        parts = {key: part.fit(corpus) if part.learns else part for key, part in self._parts.items()}
+        parts = {key: part.fit(corpus) if part.needs_fit else part for key, part in self._parts.items()}
         copy = self._with(parts)
         copy._teachers = corpus.teachers
         return copy

@@ -172,7 +172,7 @@ def choose_on(method: Purifier, corpus: Corpus, rows: npt.NDArray[np.int64], on:
     if on == "train":
         kept = purify(method, corpus.take(rows), seed=seed)[1]
         return Choice(method, kept, 0.0, time.perf_counter() - start, _cost(method))
-    fitted = fit(method, corpus) if method.learns else method
+    fitted = fit(method, corpus) if method.needs_fit else method
     middle = time.perf_counter()
     kept = fitted.purify(shown(corpus, method).take(rows))
     return Choice(method, kept, middle - start, time.perf_counter() - middle, _cost(method))

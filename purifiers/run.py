@@ -52,7 +52,7 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     """
     asker, train = purifier.equipment.asker, corpus.rows("train")
     others = np.flatnonzero(~np.isin(np.arange(len(corpus)), train))
-    if not purifier.learns:
+    if not purifier.needs_fit:
         return purifier, purifier.purify(shown(corpus, purifier))
     fold = fold_of(corpus.take(train), folds, seed)
     if len(set(fold[judgeable(corpus)[train]].tolist())) == 1:
@@ -243,7 +243,7 @@ def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int, calls: 
     Of what it asked, they change with the requests, and with which of them were answered.
     """
     digest = hashlib.sha256(orjson.dumps([fitted.name, fitted.model_dump(mode="json"), corpus.teachers, folds, seed]))
-    seen = corpus.hide_gold(corpus.split != SPLITS.index("train")) if fitted.learns else shown(corpus, fitted)
+    seen = corpus.hide_gold(corpus.split != SPLITS.index("train")) if fitted.needs_fit else shown(corpus, fitted)
     said = np.zeros(len(corpus.vocabulary) + 1, np.bool_)  # gold is in the vocabulary, too: number what was answered
     said[corpus.answer] = True  # UNREAD is the last
     answer = np.cumsum(said, dtype=np.int32)[corpus.answer]

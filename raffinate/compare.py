@@ -391,7 +391,7 @@ class _Store:
     def choice_file(self, purifier: Purifier, cell: Cell) -> Path:
         """Where a method's choice is kept; one that looks at a student depends on that, too."""
         student = [cell.student.identity(), cell.training.identity()] if Signal.STUDENT in purifier.looks_at else []
-        seed = cell.training.seed if purifier.learns or _draws(purifier) else 0
+        seed = cell.training.seed if purifier.needs_fit or _draws(purifier) else 0
         key = [self.data, purifier.name, purifier.model_dump(mode="json"), cell.teachers, seed, student]
         return self.folder / "choices" / f"{_digest(key)[:16]}.json"
 

@@ -67,7 +67,7 @@ def evaluate(
             figures["domains"] = by_domain(part, choices[i].kept)
         if look.curves:
             with step(f"curves of {method.name}"):
-                sizes = sizes_up_to(len(corpus.rows("train"))) if method.learns else []
+                sizes = sizes_up_to(len(corpus.rows("train"))) if method.needs_fit else []
                 figures["curves"] = {
                     "train": train_curve(corpus, method, sizes, on=on, seed=seed) if sizes else None,
                     "teachers": teacher_curve(corpus, method, on=on, seed=seed),

@@ -15,9 +15,10 @@ from helpers_corpus import make_workspace
 
 from purifiers.base import Signal
 from purifiers.equipment import Equipment
+from purifiers.evaluate import evaluate
 from purifiers.filtered import WHY, Filtered, repeated
 from purifiers.gate import Gate
-from purifiers.run import fit, publish
+from purifiers.run import fit, publish, purify
 from purifiers.store import load, save
 from schemas.database import query
 from schemas.errors import InputError
@@ -41,6 +42,19 @@ def test_what_is_inside_says_what_is_looked_at_and_is_equipped():
     assert Gate(first="majority", otherwise="random").looks_at == {Signal.ANSWERS}
     equipment = Equipment()
     assert all(part.equipment is equipment for part in gate.equipped(equipment)._parts.values())
+
+
+def test_what_is_inside_says_whether_gold_is_needed_and_whether_there_are_chances():
+    unlabelled = corpus_of(["AAB", "BAB", "ABC"] * 4)
+    for combined in (Filtered(chooser="majority"), Gate(first="majority", otherwise="random")):
+        plain, kept = purify(combined, unlabelled)
+        assert (kept.teacher >= 0).all() and not plain.state() and not combined.gives_chances
+    (found,) = evaluate(corpus_of(["AAB"] * 4, "AAAA", "test"), [Filtered(chooser="majority")])
+    assert found.accuracy == 1 and found.calibration is None
+    assert Filtered(chooser="consensus").gives_chances
+    assert not Gate(first="consensus", otherwise="majority").gives_chances
+    with pytest.raises(InputError, match="gate learns from labelled train questions and there are none"):
+        purify(Gate(first="majority", otherwise="best-teacher"), unlabelled)
 
 
 def test_a_gate_asks_where_teachers_disagree_and_nowhere_else(tmp_path: Path):

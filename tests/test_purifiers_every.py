@@ -32,7 +32,7 @@ def corpus(tmp_path: Path, stub_encoder: None) -> Corpus:
 
 def check(purifier: Purifier, corpus: Corpus, unable: int) -> None:
     """Every question is kept, with a usable rationale, or rejected; that of ``unable`` has none to keep."""
-    kept = purify(purifier, corpus, folds=2)[1] if purifier.learns else purifier.purify(corpus)
+    kept = purify(purifier, corpus, folds=2)[1] if purifier.needs_fit else purifier.purify(corpus)
     rows = np.flatnonzero(kept.teacher >= 0)
     assert corpus.usable[rows, kept.teacher[rows]].all()
     assert set(rows.tolist()) | set(kept.rejected) == set(range(len(corpus)))
@@ -52,7 +52,7 @@ def test_fitted_it_is_saved_without_pickle_and_judges_a_teacher_who_came_later(
     name: str, corpus: Corpus, tmp_path: Path
 ):
     purifier, hidden = method(name)().equipped(STUDENT), corpus.hide_gold()
-    fitted = fit(purifier, corpus.with_teachers(["gamma", "alpha", "beta"])) if purifier.learns else purifier
+    fitted = fit(purifier, corpus.with_teachers(["gamma", "alpha", "beta"])) if purifier.needs_fit else purifier
     save(fitted, tmp_path / "router")
     assert {file.suffix for file in (tmp_path / "router").iterdir()} <= {".json", ".safetensors"}
     again = load(tmp_path / "router").equipped(STUDENT)

@@ -238,9 +238,10 @@ def _with_split(calls: pa.Table, corpus: Corpus) -> pa.Table:
 
 
 def fingerprint(fitted: Purifier, corpus: Corpus, folds: int, seed: int, calls: pa.Table) -> str:
-    """16 hex digits that change with the method, its settings, what it learned, and the responses and gold it saw.
+    """16 hex digits that change with the method, its settings, what it learned, and the answers and gold it saw.
 
-    Of what it asked, they change with the requests, and with which of them were answered.
+    Of a rationale, they change with whether it is usable and not with its text. Of what the method asked, they change
+    with the requests, and with which of them were answered.
     """
     digest = hashlib.sha256(orjson.dumps([fitted.name, fitted.model_dump(mode="json"), corpus.teachers, folds, seed]))
     seen = corpus.hide_gold(corpus.split != SPLITS.index("train")) if fitted.needs_fit else shown(corpus, fitted)

@@ -211,7 +211,9 @@ PURIFIED = Table(
             null="nothing",
         ),
         Field(
-            "purifier_fingerprint", _s, "hash of the method, its settings, its fitted state and the responses it saw"
+            "purifier_fingerprint",
+            _s,
+            "hash of the method, its settings, its fitted state and the answers it saw; not of the rationales' texts",
         ),
     ),
 )

@@ -115,7 +115,7 @@ def similarity_weights(
     if centred:
         mean = train.mean(axis=0)
         queries, train = unit(queries - mean), unit(train - mean)
-    cosine = (queries @ train.T).astype(np.float64)
+    cosine = queries.astype(np.float64) @ train.T.astype(np.float64)  # in float32 the threads would tell
     if neighbours is not None and neighbours < len(train):
         least = np.partition(cosine, -neighbours, axis=1)[:, -neighbours, None]
         cosine = np.where(cosine < least, -np.inf, cosine)

@@ -374,6 +374,8 @@ def advice(teacher: Teacher, url: str, failure: Failure) -> str:
     if failure.error_class == "auth":
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         return f"teacher '{teacher.id}': {url} refuses {key} ({failure.message})"
+    if failure.error_class == "redirect":
+        return f"teacher '{teacher.id}': {url} sends requests elsewhere ({failure.message}): correct base_url"
     return f"teacher '{teacher.id}': {url} does not serve model '{teacher.model}' ({failure.message})"
 
 

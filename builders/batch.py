@@ -347,8 +347,8 @@ class BatchAsker:
 
     def _why(self, failure: Failure) -> End:
         url = self.teacher.base_url[0]
-        if failure.error_class == "auth":
-            return End("auth", advice(self.teacher, url, failure))
+        if failure.error_class in STOPS_TEACHER - {"not_found"}:
+            return End(failure.error_class, advice(self.teacher, url, failure))
         if failure.error_class == "not_found":
             return End("not_found", f"teacher '{self.teacher.id}': {url} has no Batch API ({failure.message})")
         kind = "parked" if failure.error_class in RETRIED else failure.error_class

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from builders.client import Answer, Failure, Reply, address, judge, key_header, told, without
+from builders.client import Answer, Failure, Reply, judge, openai_client, told, without
 from schemas.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -51,18 +51,7 @@ class BatchServer:
     @asynccontextmanager
     async def opened(cls, teacher: Teacher) -> AsyncIterator[BatchServer]:
         """Connect to the teacher's first URL."""
-        from openai import AsyncOpenAI
-
-        key = teacher.api_key.get_secret_value() if teacher.api_key else "none"
-        url, query = address(teacher.base_url[0])
-        async with AsyncOpenAI(
-            base_url=url,
-            api_key=key,
-            max_retries=0,
-            timeout=teacher.timeout_s,
-            default_headers=key_header(teacher),
-            default_query=query,
-        ) as client:
+        async with openai_client(teacher, teacher.base_url[0]) as client:
             yield cls(teacher, client)
 
     async def upload(self, file: Path) -> str:

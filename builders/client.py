@@ -13,6 +13,7 @@ Failures are data. Their classes, and what is done about each:
     bad_request  400 and other 4xx                    the row fails
     auth         401, 403                             the teacher is stopped
     not_found    404                                  the teacher is stopped
+    redirect     3xx: the key goes to no other host   the teacher is stopped
     parked       the teacher was given up             the row fails
     not_asked    the run ended before                 the row fails, the next build asks
     under_way    its batch goes on at the server      the row fails, the next build collects
@@ -34,11 +35,12 @@ from builders.reply import read_completion
 
 if TYPE_CHECKING:
     import aiohttp
+    from openai import AsyncOpenAI
 
     from builders.teacher import Teacher
 
 RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty", "expired"})
-STOPS_TEACHER = frozenset({"auth", "not_found"})
+STOPS_TEACHER = frozenset({"auth", "not_found", "redirect"})
 LONGEST_MESSAGE = 500
 
 
@@ -153,7 +155,7 @@ class _Lean:
         import aiohttp
 
         try:
-            async with self._session.post(self._urls[url], data=body) as response:
+            async with self._session.post(self._urls[url], data=body, allow_redirects=False) as response:
                 return Answer(response.status, response.headers, await response.read())
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
@@ -163,24 +165,27 @@ class _Lean:
 
 @asynccontextmanager
 async def _openai(teacher: Teacher) -> AsyncIterator[Transport]:
-    from openai import AsyncOpenAI
-
-    key = teacher.api_key.get_secret_value() if teacher.api_key else "none"
-    clients = {}
-    for url in teacher.base_url:
-        where, query = address(url)
-        clients[url] = AsyncOpenAI(
-            base_url=where,
-            default_query=query,
-            api_key=key,
-            default_headers=key_header(teacher),
-            max_retries=0,
-            timeout=teacher.timeout_s,
-        )
+    clients = {url: openai_client(teacher, url) for url in teacher.base_url}
     try:
         yield _OpenAI(teacher, clients)
     finally:
         await asyncio.gather(*(client.close() for client in clients.values()))
+
+
+def openai_client(teacher: Teacher, url: str) -> AsyncOpenAI:
+    """The openai package's client for one of a teacher's URLs: sends everything once, and follows no redirect."""
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    where, query = address(url)
+    return AsyncOpenAI(
+        base_url=where,
+        default_query=query,
+        api_key=teacher.api_key.get_secret_value() if teacher.api_key else "none",
+        default_headers=key_header(teacher),
+        max_retries=0,
+        timeout=teacher.timeout_s,
+        http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+    )
 
 
 class _OpenAI:
@@ -257,9 +262,16 @@ def judge(answer: Answer) -> Reply | Failure:
 
 def _refusal(answer: Answer) -> Failure:
     kinds = {401: "auth", 403: "auth", 404: "not_found", 408: "timeout", 429: "rate_limit"}
+    if 300 <= answer.status < 400:
+        return Failure("redirect", f"HTTP {answer.status} to {redirected(answer.headers)}")
     kind = kinds.get(answer.status, "server" if answer.status >= 500 else "bad_request")
     message = f"HTTP {answer.status}: {_error_text(answer.body)}"
     return Failure(kind, message, answer.status in (429, 503), _retry_after(answer.headers))
+
+
+def redirected(headers: Mapping[str, str]) -> str:
+    """Where a redirect leads, without its query."""
+    return headers.get("Location", "nowhere").partition("?")[0][:LONGEST_MESSAGE]
 
 
 def _hidden_error(body: bytes) -> int | None:

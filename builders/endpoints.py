@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from builders.client import address, headers
+from builders.client import address, headers, redirected
 from builders.teacher import Teacher
 
 TIMEOUT_S = 10
@@ -55,9 +55,9 @@ async def _check(teacher: Teacher, url: str) -> EndpointReport:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers(teacher)) as session,
-            session.get(where, params=query) as response,
+            session.get(where, params=query, allow_redirects=False) as response,
         ):
-            body, status = await response.read(), response.status
+            body, status, leads = await response.read(), response.status, redirected(response.headers)
     except (aiohttp.ClientError, OSError) as error:
         said = str(error) or f"no answer within {TIMEOUT_S} s"
         problem = f"teacher '{teacher.id}': {url} cannot be reached ({said}): start the server or correct base_url"
@@ -67,6 +67,9 @@ async def _check(teacher: Teacher, url: str) -> EndpointReport:
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         problem = f"teacher '{teacher.id}': {url} refuses {key} (HTTP {status}): correct it"
         return EndpointReport(teacher.id, url, True, False, None, latency, problem)
+    if 300 <= status < 400:
+        problem = f"teacher '{teacher.id}': {url} sends requests elsewhere (HTTP {status} to {leads}): correct base_url"
+        return EndpointReport(teacher.id, url, True, None, None, latency, problem)
     if status >= 500:
         problem = f"teacher '{teacher.id}': {where} answers HTTP {status}: look at the server, or check again later"
         return EndpointReport(teacher.id, url, True, None, None, latency, problem)

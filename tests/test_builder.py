@@ -298,6 +298,31 @@ def test_an_unknown_model_stops_its_teacher_at_once(workspace: Workspace) -> Non
     assert report.serves_model is False and "sandbox/ada," in (report.problem or "")
 
 
+@pytest.mark.parametrize("way", ["lean", "openai", "batch"])
+@pytest.mark.parametrize("header", ["Authorization", "api-key"])
+def test_a_key_is_sent_to_no_other_host(workspace: Workspace, way: str, header: str) -> None:
+    stolen: list[str] = []
+
+    async def steal(request: web.Request) -> web.Response:
+        stolen.append(str(request.headers))
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(steal) as other:
+        there = other.replace("127.0.0.1", "localhost") + "/chat/completions?session=1"
+
+        async def elsewhere(request: web.Request) -> web.Response:
+            return web.Response(status=307, headers={"Location": there})
+
+        with Stub(elsewhere) as url:
+            given = {"batch": True} if way == "batch" else {"transport": way, "max_concurrency": 2}
+            asked = [Teacher(id="t", model="m", base_url=url, api_key="sk-mine", api_key_header=header, **given)]
+            summary = build(workspace, asked, FREE)
+            report = check_endpoints(asked)[0]
+    assert not stolen and summary.exit_code == 1 and by_status(workspace) == {"failed": 25}
+    for told in (summary.advice[0], report.problem or ""):
+        assert "HTTP 307 to http://localhost" in told and "correct base_url" in told and "session" not in told
+
+
 def test_no_file_holds_a_secret(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even when a server repeats the key in its messages and replies."""
     secret = "sk-this-must-not-be-seen"
@@ -427,7 +452,7 @@ def test_prices_come_from_the_list_only_for_the_provider_itself(monkeypatch: pyt
 
 
 class Stub:
-    """A server of one handler for POST, in a thread."""
+    """A server of one handler for all of /v1, in a thread."""
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
@@ -439,7 +464,7 @@ class Stub:
 
         async def serve() -> None:
             app = web.Application()
-            app.router.add_post("/v1/chat/completions", self._handler)
+            app.router.add_route("*", "/v1/{rest:.*}", self._handler)
             runner = web.AppRunner(app)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)

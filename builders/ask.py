@@ -56,6 +56,7 @@ class Settings:
     Attributes:
         max_requests: most requests sent, repeats included.
         max_cost_usd: nothing more is sent once replies have cost so much; those in flight still arrive (US dollars).
+            A reply whose tokens the server does not report counts as one that fills its token limit.
         max_failed_share: share of failed rows above which the run counts as failed (0..1).
         patience_s: how long a teacher that only fails is probed once the others are done (seconds).
         cache: journal file to share with other workspaces; see `builders.journal.cache_file`.
@@ -110,6 +111,7 @@ class Shared:
     gpus: Gpus = field(default_factory=Gpus)
     requests: int = 0
     cost_usd: float = 0.0
+    guessed: int = 0  # replies whose tokens were not reported
     reserved_usd: float = 0.0  # what batches under way may still cost
 
     def spent(self) -> str | None:
@@ -117,8 +119,27 @@ class Shared:
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
             return f"the run may send {self.settings.max_requests} requests"
         if self.settings.max_cost_usd is not None and self.cost_usd + self.reserved_usd >= self.settings.max_cost_usd:
-            return f"the run may cost {self.settings.max_cost_usd:g} US dollars"
+            return may_cost(self.settings.max_cost_usd, self.guessed)
         return None
+
+    def charge(self, said: Reply | Failure, cost_usd: float | None, most_usd: float | None) -> None:
+        """Count a reply's cost against the limit; the most that it can be where its tokens were not reported."""
+        if cost_usd is None and most_usd is not None and said.body is not None:
+            self.guessed += 1
+            cost_usd = most_usd
+        self.cost_usd += cost_usd or 0.0
+
+
+def may_cost(limit_usd: float, guessed: int) -> str:
+    """Say that the limit of the cost is reached."""
+    why = f" ({guessed:,} replies came without a count of their tokens and are taken to be as long as allowed)"
+    return f"the run may cost {limit_usd:g} US dollars{why if guessed else ''}"
+
+
+def most_usd(teacher: Teacher, request: Request, *, batched: bool = False) -> float | None:
+    """The most that a reply to a request may cost: four bytes of it are a token (US dollars)."""
+    price = teacher.price
+    return price.cost(len(request.body) // 4, request.max_tokens, batched=batched) if price else None
 
 
 class TeacherAsker:
@@ -296,10 +317,10 @@ class TeacherAsker:
                 retry_after_s=failure.retry_after_s if failure else None,
             )
             self._left.set()
-        self._heed(outcome, route)
+        self._heed(outcome, request, route)
         return _Sent(outcome, (time.perf_counter() - started) * 1000)
 
-    def _heed(self, outcome: Reply | Failure, route: Replica) -> None:
+    def _heed(self, outcome: Reply | Failure, request: Request, route: Replica) -> None:
         """Draw the consequences of an outcome for the teacher as a whole."""
         if isinstance(outcome, Failure) and outcome.error_class in ("connection", "server", "timeout"):
             route.breaker.failed(outcome.message)
@@ -311,7 +332,7 @@ class TeacherAsker:
         if isinstance(outcome, Failure) and outcome.error_class in STOPS_TEACHER:
             self.stop(End(outcome.error_class, advice(self.teacher, route.url, outcome)))
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
-        self._shared.cost_usd += self._cost(outcome) or 0.0
+        self._shared.charge(outcome, self._cost(outcome), most_usd(self.teacher, request))
 
     def _cost(self, reply: Reply | Failure | Answered) -> float | None:
         price = self.teacher.price
@@ -485,7 +506,7 @@ class Engine(BaseEngine):
 
     @property
     def cost_usd(self) -> float:
-        """Cost of the replies with a known price, those of failed attempts included (US dollars)."""
+        """What counts against the limit: all replies with a known price, failed attempts included (US dollars)."""
         return self._shared.cost_usd
 
     def _interrupt(self) -> None:

@@ -285,9 +285,11 @@ class BatchAsker:
             tried.prompt_tokens + (outcome.prompt_tokens or 0),
             tried.completion_tokens + (outcome.completion_tokens or 0),
         )
-        if self.teacher.price:
+        if price := self.teacher.price:
             tokens = outcome.prompt_tokens, outcome.completion_tokens
-            self._shared.cost_usd += self.teacher.price.cost(*tokens, batched=True) or 0.0
+            most = self._reserved.get(batch.name, 0.0) / batch.requests  # of a batch of an earlier run: not known
+            most = most or price.cost(0, self.teacher.params.max_tokens, batched=True) or 0.0
+            self._shared.charge(outcome, price.cost(*tokens, batched=True), most)
         latency = now_ms() - batch.at_ms
         if isinstance(outcome, Reply):
             tokens = (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from builders.ask import Engine, Pick, Settings, check_limit
 from builders.batch_log import BatchLog
-from builders.engine import BaseEngine, End
+from builders.engine import End
 from builders.follow_up import due, follow_up, missing_turn
 from builders.journal import Answered, Journal, cache_file, now_ms, own_file
 from builders.prices import priced
@@ -48,6 +48,7 @@ class BuildSummary:
         ends: the teachers that were not asked everything, and why.
         interrupted: Ctrl-C or SIGTERM ended the run.
         max_failed_share: share of failed rows above which the run counts as failed.
+        charged_usd: what counted against the limit of the cost: replies of unknown cost at the most that they can be.
     """
 
     run: Snapshot
@@ -55,6 +56,7 @@ class BuildSummary:
     ends: dict[str, End]
     interrupted: bool
     max_failed_share: float
+    charged_usd: float
 
     @property
     def failed_share(self) -> float:
@@ -270,7 +272,7 @@ def _ask(  # noqa: PLR0913, PLR0917  what the engine takes
     settings: Settings,
     on_progress: OnProgress | None,
     done: Collection[str] = (),
-) -> BaseEngine:
+) -> Engine | RayEngine:
     check_limit(settings, [plan.teacher for plan in plans])
     engine = _engine(settings)(plans, journal, pick, settings, on_progress, done)
     engine.run()
@@ -286,7 +288,7 @@ def _engine(settings: Settings) -> type[Engine | RayEngine]:
 
 
 def _write(
-    workspace: Workspace, plans: list[Plan], journal: Journal, engine: BaseEngine, settings: Settings
+    workspace: Workspace, plans: list[Plan], journal: Journal, engine: Engine | RayEngine, settings: Settings
 ) -> BuildSummary:
     from schemas.database import refresh
 
@@ -305,7 +307,8 @@ def _write(
         refresh(workspace)
     for of_plan in fresh:
         written.keep(*of_plan)
-    return BuildSummary(engine.snapshot(), found, ends, engine.interrupted, settings.max_failed_share)
+    share = settings.max_failed_share
+    return BuildSummary(engine.snapshot(), found, ends, engine.interrupted, share, engine.cost_usd)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.ask import GRACE_S, TICK_S, Pick, Settings
+from builders.ask import GRACE_S, TICK_S, Pick, Settings, may_cost, most_usd
 from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, TeacherProgress
@@ -110,7 +110,7 @@ class RayEngine(BaseEngine):
         self._under_way: dict[Any, _Block] = {}
         self._pending: set[str] = set()
         self._sent = self._reserved = 0
-        self._cost_usd = 0.0
+        self.cost_usd, self._guessed = 0.0, 0
         self._reported = 0.0
 
     def run(self) -> None:
@@ -208,8 +208,8 @@ class RayEngine(BaseEngine):
             if self._reserved:
                 return False  # what is under way may need less than it was allowed
             reached = f"the run may send {most} requests"
-        elif cost is not None and self._cost_usd >= cost:
-            reached = f"the run may cost {cost:g} US dollars"
+        elif cost is not None and self.cost_usd >= cost:
+            reached = may_cost(cost, self._guessed)
         if reached:
             more = "and more were needed: run the build again with a higher limit"
             asker.end = End("not_asked", f"{reached}, {more}")
@@ -262,7 +262,9 @@ class RayEngine(BaseEngine):
         kind = record.status if request.turn == 1 else "follow_ups"
         progress.count(kind, record.prompt_tokens, record.completion_tokens)
         progress.add_cost(cost)
-        self._cost_usd += cost or 0.0
+        if cost is None and price:
+            self._guessed += 1
+        self.cost_usd += (most_usd(asker.teacher, request) if cost is None else cost) or 0.0
         if asker.teacher.follow_up and request.turn == 1:
             second = self._pick(asker.plan, planned)
             if second is not None and second.hash not in self._pending:

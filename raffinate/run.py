@@ -281,16 +281,13 @@ def _methods(
 ) -> list[Purifier]:
     """The recipe's methods; what they ask counts, with what the build asked, against its limits."""
     limits = project.recipe.build
-    cost, sent = (
-        built.run.cost_usd or 0.0,
-        sum(t.answered + t.follow_ups + t.failed + t.repeats for t in built.run.teachers),
-    )
+    sent = sum(t.answered + t.follow_ups + t.failed + t.repeats for t in built.run.teachers)
     asker = asker_of(
         project.recipe,
         project.workspace,
         project.base,
         on_progress,
-        max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - cost),
+        max_cost_usd=None if limits.max_cost_usd is None else max(0.0, limits.max_cost_usd - built.charged_usd),
         max_requests=None if limits.max_requests is None else max(0, limits.max_requests - sent),
     )
     return _equipped(project, asker, project.recipe.purify, on_fit)

@@ -43,7 +43,7 @@ WHOLE = QUESTIONS * (4 + 12)
 """Requests of a build and of `peer-review`."""
 
 
-def recipe(path: Path, url: str, *, judges: bool = True, **sections: Any) -> Path:
+def recipe(path: Path, url: str, *, judges: bool | list[Any] = True, **sections: Any) -> Path:
     def entry(name: str) -> dict[str, Any]:
         return {"id": name, "model": f"sandbox/{name}", "base_url": url, "price": PRICE}
 
@@ -51,7 +51,7 @@ def recipe(path: Path, url: str, *, judges: bool = True, **sections: Any) -> Pat
         "workspace": "ws",
         "questions": {"sandbox": {"n": QUESTIONS, "seed": 3}},
         "teachers": [entry(t.name) for t in TEACHERS],
-        **({"judges": [entry("wise")]} if judges else {}),
+        **({"judges": [entry("wise")] if judges is True else judges} if judges else {}),
         "purify": ["majority"],
         **sections,
     }
@@ -365,6 +365,26 @@ def test_what_was_asked_for_one_command_serves_the_others(cli: Cli, tmp_path: Pa
     asked = rows(workspace, "SELECT question_id, gold_shown FROM calls")
     assert {r["question_id"] for r in asked} == {r["question_id"] for r in nobody} and done.json["asked"] != []
     assert all(r["gold_shown"] for r in asked)
+
+
+def test_what_the_build_may_have_cost_is_not_left_to_the_methods(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.sandbox.wire.Completion._usage", lambda _: None)
+    price = {"prompt_per_million": 0, "completion_per_million": 1e4}  # half a dollar a reply
+    with served() as sandbox:
+        half = {"base_url": sandbox.url, "price": price, "params": {"max_tokens": 50}, "max_concurrency": 1}
+        made = recipe(
+            tmp_path / "r.yaml",
+            sandbox.url,
+            teachers=[{"id": name, "model": f"sandbox/{name}", **half} for name in ("ada", "bo")],
+            judges=[{"id": "wise", "model": "sandbox/wise", **half}],
+            build={"max_cost_usd": QUESTIONS + 1},
+            purify=[{"method": "aggregate", "judge": "wise"}],
+        )
+        ran = cli("run", made)
+        assert ran.code == 1 and "a limit was reached (1 US dollars)" in ran.err
+        assert counts(sandbox)[0] == QUESTIONS * 2 + 2
 
 
 def test_a_judge_without_a_licence_is_not_published(cli: Cli, tmp_path: Path) -> None:

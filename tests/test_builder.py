@@ -401,6 +401,23 @@ def test_unusable_replies_that_were_paid_are_counted(workspace: Workspace) -> No
     assert found == [{"cost_usd": 45.0, "completion_tokens": 5, "attempts": 3}]
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_limit_of_the_cost_holds_where_tokens_are_not_reported(
+    workspace: Workspace, batch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.sandbox.wire.Completion._usage", lambda _: None)
+    dear = Price(prompt_per_million=0, completion_per_million=1e6)
+    with SandboxServer() as sandbox:
+        asked = teachers(
+            sandbox, "ada", price=dear, max_concurrency=1, params={"max_tokens": 100}, batch={} if batch else None
+        )
+        summary = build(workspace, asked, FREE, Settings(max_cost_usd=450))
+        assert sandbox.stats()["received"] == 5  # 100 dollars each at most
+    assert summary.charged_usd == 500 and summary.run.cost_usd is None and summary.exit_code == 1
+    assert "may cost 450 US dollars (5 replies came without a count of their tokens" in summary.advice[0]
+    assert rows(workspace, "SELECT count(cost_usd) AS n FROM responses") == [{"n": 0}]
+
+
 @pytest.mark.parametrize("way", ["json_schema", "structured_outputs"])
 def test_answers_as_json_are_read(way: str, workspace: Workspace) -> None:
     gold = {q["question"]: q["answer"] for q in workspace.read_questions().to_pylist()}

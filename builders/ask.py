@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
@@ -271,10 +271,10 @@ class TeacherAsker:
 
         Then send what the answer calls for: the second turn, see `builders.follow_up`.
         """
-        attempt, paid = 1, (0, 0)
+        attempt, paid = 1, Paid()
         while True:
             sent = await self._send(client, request, route, ticket)
-            paid = (paid[0] + (sent.outcome.prompt_tokens or 0), paid[1] + (sent.outcome.completion_tokens or 0))
+            paid = paid.and_for(sent.outcome)
             failure = sent.outcome if isinstance(sent.outcome, Failure) else None
             if failure is None or failure.error_class not in RETRIED or attempt >= self.teacher.max_attempts:
                 break
@@ -334,7 +334,7 @@ class TeacherAsker:
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
         self._shared.charge(outcome, self._cost(outcome), most_usd(self.teacher, request))
 
-    def _cost(self, reply: Reply | Failure | Answered) -> float | None:
+    def _cost(self, reply: Reply | Failure | Record) -> float | None:
         price = self.teacher.price
         return price.cost(reply.prompt_tokens, reply.completion_tokens) if price else None
 
@@ -364,30 +364,41 @@ class TeacherAsker:
 
     def count(self, record: Record, request: Request) -> None:
         """Count an outcome that is on disk."""
-        if isinstance(record, Failed):
-            self.progress.failed += request.turn == 1
-            self.progress.failures[record.error_class] += 1
-            return
-        kind = record.status if request.turn == 1 else "follow_ups"
-        self.progress.count(kind, record.prompt_tokens, record.completion_tokens)
-        self.progress.add_cost(self._cost(record))
+        self.progress.count(record, self._cost(record), second=request.turn > 1)
 
 
-def _record(request: Request, sent: _Sent, attempts: int, paid: tuple[int, int]) -> Record:
+class Paid(NamedTuple):
+    """Tokens of a request's replies in this run, those of no use among them; None as long as none reported any."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    def and_for(self, said: Reply | Failure) -> Paid:
+        """With the tokens of one more reply."""
+        return Paid(
+            _plus(self.prompt_tokens, said.prompt_tokens), _plus(self.completion_tokens, said.completion_tokens)
+        )
+
+    def kept_with(self, reply: Reply) -> Paid:
+        """As they are kept with a reply that can be used: unknown where it reports none itself."""
+        return Paid(
+            None if reply.prompt_tokens is None else self.prompt_tokens,
+            None if reply.completion_tokens is None else self.completion_tokens,
+        )
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one + (other or 0)
+
+
+def _record(request: Request, sent: _Sent, attempts: int, paid: Paid) -> Record:
     """What the journal keeps; the tokens are those of all attempts, where the server counts them."""
     outcome, latency = sent.outcome, round(sent.latency_ms, 3)
     if isinstance(outcome, Reply):
-        return Answered(
-            request.hash,
-            outcome.status,
-            outcome.body,
-            attempts,
-            latency,
-            None if outcome.prompt_tokens is None else paid[0],
-            None if outcome.completion_tokens is None else paid[1],
-            now_ms(),
-        )
-    return Failed(request.hash, outcome.error_class, outcome.message, outcome.body, attempts, latency, now_ms())
+        tokens = paid.kept_with(outcome)
+        return Answered(request.hash, outcome.status, outcome.body, attempts, latency, *tokens, now_ms())
+    why = outcome.error_class, outcome.message, outcome.body
+    return Failed(request.hash, *why, attempts, latency, now_ms(), False, *paid)
 
 
 def advice(teacher: Teacher, url: str, failure: Failure) -> str:

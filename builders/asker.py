@@ -24,6 +24,7 @@ from builders.prices import priced
 from builders.progress import Snapshot, TeacherProgress
 from builders.reply import read_completion
 from builders.requests import BATCH_ROWS, Request, Wire
+from builders.rows import NOTHING, paid_for
 from builders.teacher import Teacher, check_teachers
 from schemas.errors import InputError, TeacherError, nearest
 from schemas.tables import CALLS
@@ -281,12 +282,10 @@ def _said(plan: Calls, call: Call, request_hash: str, record: Record | None, end
         "latency_ms": record.latency_ms if record else None,
         "created_at": record.at_ms if record else None,
     }
-    paid = record if isinstance(record, Answered) else completion
-    if paid is not None:
-        row |= {"prompt_tokens": paid.prompt_tokens, "completion_tokens": paid.completion_tokens}
-        batched = record is not None and record.batched
-        cost = price.cost(paid.prompt_tokens, paid.completion_tokens, batched=batched) if price else None
-        row["cost_usd"] = cost
+    paid = paid_for(record, completion or NOTHING)
+    row |= {"prompt_tokens": paid.prompt_tokens, "completion_tokens": paid.completion_tokens}
+    batched = record is not None and record.batched
+    row["cost_usd"] = price.cost(paid.prompt_tokens, paid.completion_tokens, batched=batched) if price else None
     status, error, message = _outcome(record, end)
     text = completion.text if completion and answered and status != "refused" else None
     row |= {"status": status, "reply": text, "error_class": error, "error_message": message}

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import orjson
 
@@ -45,14 +45,6 @@ PATIENCE = 0.1
 """How long a server may fail, as a share of the time that a batch has taken: a day's work outlasts an hour offline."""
 
 
-class _Tried(NamedTuple):
-    """What a request has had in this run: attempts, and the tokens of replies that could not be used."""
-
-    attempts: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class BatchAsker:
     """Asks one teacher everything that `pick` lets through; has the face of `builders.ask.TeacherAsker`.
 
@@ -71,7 +63,7 @@ class BatchAsker:
         self._mean = shared.journal.mean_completion_tokens()
         self._ended = asyncio.Event()
         self._draw = random.Random(plan.teacher.id)
-        self._tried: dict[str, _Tried] = {}
+        self._tried: dict[str, int] = {}  # attempts in this run, where they failed
         self._given_up: set[str] = set()
         self._turns: set[str] = set()  # second turns among what this run sent
         self._reserved: dict[str, float] = {}
@@ -279,48 +271,31 @@ class BatchAsker:
         return True
 
     def _record(self, batch: Submitted, request_hash: str, outcome: Reply | Failure) -> Record:
-        tried = self._tried.pop(request_hash, _Tried())
-        paid = _Tried(
-            tried.attempts + 1,
-            tried.prompt_tokens + (outcome.prompt_tokens or 0),
-            tried.completion_tokens + (outcome.completion_tokens or 0),
-        )
+        attempts = self._tried.pop(request_hash, 0) + 1
+        tokens = outcome.prompt_tokens, outcome.completion_tokens  # the journal adds them to those of earlier attempts
         if price := self.teacher.price:
-            tokens = outcome.prompt_tokens, outcome.completion_tokens
             most = self._reserved.get(batch.name, 0.0) / batch.requests  # of a batch of an earlier run: not known
             most = most or price.cost(0, self.teacher.params.max_tokens, batched=True) or 0.0
             self._shared.charge(outcome, price.cost(*tokens, batched=True), most)
         latency = now_ms() - batch.at_ms
         if isinstance(outcome, Reply):
-            tokens = (
-                None if outcome.prompt_tokens is None else paid.prompt_tokens,
-                None if outcome.completion_tokens is None else paid.completion_tokens,
-            )
-            return Answered(request_hash, outcome.status, outcome.body, paid.attempts, latency, *tokens, now_ms(), True)
+            return Answered(request_hash, outcome.status, outcome.body, attempts, latency, *tokens, now_ms(), True)
         if outcome.error_class in STOPS_TEACHER:
             self.stop(End(outcome.error_class, advice(self.teacher, self.teacher.base_url[0], outcome)))
-        if outcome.error_class in RETRIED and paid.attempts < self.teacher.max_attempts:
-            self._tried[request_hash] = paid
+        if outcome.error_class in RETRIED and attempts < self.teacher.max_attempts:
+            self._tried[request_hash] = attempts
         else:
             self._given_up.add(request_hash)
-        message = outcome.message
-        return Failed(request_hash, outcome.error_class, message, outcome.body, paid.attempts, latency, now_ms(), True)
+        why = outcome.error_class, outcome.message, outcome.body
+        return Failed(request_hash, *why, attempts, latency, now_ms(), True, *tokens)
 
     def _keep(self, records: list[Record]) -> None:
-        """Commit records, then count those that are final."""
+        """Commit records, then count them."""
         self._shared.journal.keep_all(records)
         for record in records:
-            second = record.request_hash in self._turns
-            if isinstance(record, Answered):
-                kind = "follow_ups" if second else record.status
-                self.progress.count(kind, record.prompt_tokens, record.completion_tokens)
-                tokens = record.prompt_tokens, record.completion_tokens
-                self.progress.add_cost(self.teacher.price.cost(*tokens, batched=True) if self.teacher.price else None)
-            elif record.request_hash in self._given_up:
-                self.progress.failed += not second
-                self.progress.failures[record.error_class] += 1
-            else:
-                self.progress.repeats += 1
+            name, tokens = record.request_hash, (record.prompt_tokens, record.completion_tokens)
+            cost = self.teacher.price.cost(*tokens, batched=True) if self.teacher.price else None
+            self.progress.count(record, cost, second=name in self._turns, again=name not in self._given_up)
 
     # What both need
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FIND = 500  # SQLite takes so many values in one statement, and some more
 BUSY_S = 60  # how long to wait for another run that shares the file
-VERSION = 2
+VERSION = 3
 CACHE_VARIABLE = "RAFFINATE_CACHE"
 
 _TABLES = """
@@ -50,7 +50,11 @@ CREATE TABLE batches (
 CREATE TABLE batch_requests (
     request_hash TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (request_hash, batch)) WITHOUT ROWID;
 """
-_STEPS = (_TABLES, _BATCHES)
+_PAID = """
+ALTER TABLE failures ADD COLUMN prompt_tokens INTEGER;
+ALTER TABLE failures ADD COLUMN completion_tokens INTEGER;
+"""
+_STEPS = (_TABLES, _BATCHES, _PAID)
 """What brings a file from each version to the next."""
 
 
@@ -59,7 +63,8 @@ class Answered:
     """A reply that settles its request: ``ok``, ``truncated`` or ``refused``.
 
     Attributes:
-        prompt_tokens, completion_tokens: of all attempts, unusable replies included; None where the server is silent.
+        prompt_tokens, completion_tokens: of all attempts, unusable replies included, and once it is kept those of
+            earlier runs; None where the server is silent.
         batched: it came through the server's Batch API, which may cost less.
     """
 
@@ -76,7 +81,11 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request that got no answer, and why; ``reply`` is what came instead, if anything did."""
+    """A request that got no answer, and why; ``reply`` is what came instead, if anything did.
+
+    Attributes:
+        prompt_tokens, completion_tokens: of replies that could not be used; None where none reported any.
+    """
 
     request_hash: str
     error_class: str
@@ -86,12 +95,23 @@ class Failed:
     latency_ms: float
     at_ms: int
     batched: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def paid_nothing(self) -> bool:
+        """Whether no reply came that reported its tokens."""
+        return self.prompt_tokens is None and self.completion_tokens is None
 
 
 Record = Answered | Failed
 
-_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_FAILURE = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LOST = "(SELECT {} FROM failures WHERE request_hash = ?1)"  # what earlier runs paid for replies of no use
+_LOST_PROMPT, _LOST_COMPLETION = _LOST.format("prompt_tokens"), _LOST.format("completion_tokens")
+_ANSWER = f"""INSERT OR REPLACE INTO answers
+VALUES (?1, ?2, ?3, ?4, ?5, ?6 + coalesce({_LOST_PROMPT}, 0), ?7 + coalesce({_LOST_COMPLETION}, 0), ?8, ?9)"""
+_FAILURE = f"""INSERT OR REPLACE INTO failures VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+coalesce(?9 + {_LOST_PROMPT}, ?9, {_LOST_PROMPT}), coalesce(?10 + {_LOST_COMPLETION}, ?10, {_LOST_COMPLETION}))"""
 _OF_ANSWER, _OF_FAILURE = attrgetter(*Answered.__slots__), attrgetter(*Failed.__slots__)
 
 
@@ -197,7 +217,10 @@ class Journal:
             return self._db.execute(sql, values).fetchall()
 
     def keep(self, record: Record) -> None:
-        """Commit a record. An answer is replaced by a later answer only, never by a failure."""
+        """Commit a record. An answer is replaced by a later answer only, never by a failure.
+
+        The tokens of earlier failures of the request are added to the record's.
+        """
         with self._told:
             self._db.execute(*_insert(record))
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from builders.journal import Failed, Record
+
 
 @dataclass
 class TeacherProgress:
@@ -15,7 +17,8 @@ class TeacherProgress:
         total: rows that the teacher will have: questions x samples.
         cached: rows that needed no request, because their answer was in the journal.
         repeats: requests that were sent again after a failure.
-        cost_usd: cost of this run's replies so far; None once one of them has an unknown cost (US dollars).
+        cost_usd: cost of this run's replies so far, those of no use included; None once one of them has an unknown
+            cost (US dollars).
         parked: why the teacher is left alone at the moment; None while it is asked.
         heard: the server has answered in this run, if only to refuse.
         follow_ups: replies to second turns, beside those that settle a row.
@@ -50,14 +53,27 @@ class TeacherProgress:
         """Rows that are settled, for better or worse."""
         return self.cached + self.answered + self.failed
 
-    def count(self, kind: str, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """Count a reply by its status, or as one of the ``follow_ups``."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        self.prompt_tokens += prompt_tokens or 0
-        self.completion_tokens += completion_tokens or 0
+    def count(self, record: Record, cost_usd: float | None, *, second: bool, again: bool = False) -> None:
+        """Count what came of a request, and what it cost: one reply of unknown cost makes the sum unknown.
 
-    def add_cost(self, cost_usd: float | None) -> None:
-        """Add a reply's cost; one unknown makes the sum unknown."""
+        Args:
+            record: of a failure nothing was paid unless it says so.
+            cost_usd: of its tokens.
+            second: it was a second turn.
+            again: it failed and will be sent again.
+        """
+        if isinstance(record, Failed):
+            if again:
+                self.repeats += 1
+            else:
+                self.failed += not second
+                self.failures[record.error_class] += 1
+            cost_usd = 0.0 if record.paid_nothing else cost_usd
+        else:
+            kind = "follow_ups" if second else record.status
+            setattr(self, kind, getattr(self, kind) + 1)
+        self.prompt_tokens += record.prompt_tokens or 0
+        self.completion_tokens += record.completion_tokens or 0
         self.cost_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
 
     def after(self, earlier: TeacherProgress | None) -> TeacherProgress:

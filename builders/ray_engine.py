@@ -253,19 +253,12 @@ class RayEngine(BaseEngine):
     def _count(self, asker: _Teacher, record: Record, planned: Request, request: Request) -> None:
         progress, price = asker.progress, asker.teacher.price
         progress.repeats += record.attempts - 1
-        if isinstance(record, Failed):
-            progress.failed += request.turn == 1
-            progress.failures[record.error_class] += 1
-            return
-        assert isinstance(record, Answered)
         cost = price.cost(record.prompt_tokens, record.completion_tokens) if price else None
-        kind = record.status if request.turn == 1 else "follow_ups"
-        progress.count(kind, record.prompt_tokens, record.completion_tokens)
-        progress.add_cost(cost)
-        if cost is None and price:
-            self._guessed += 1
-        self.cost_usd += (most_usd(asker.teacher, request) if cost is None else cost) or 0.0
-        if asker.teacher.follow_up and request.turn == 1:
+        progress.count(record, cost, second=request.turn > 1)
+        if cost is None and price and record.reply is not None:
+            self._guessed, cost = self._guessed + 1, most_usd(asker.teacher, request)
+        self.cost_usd += cost or 0.0
+        if asker.teacher.follow_up and request.turn == 1 and isinstance(record, Answered):
             second = self._pick(asker.plan, planned)
             if second is not None and second.hash not in self._pending:
                 self._pending.add(second.hash)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOT_ASKED = ("not_asked", "it was not asked yet: run the build again")
 UNDER_WAY = ("under_way", "it is in a batch that the server has not answered yet: run the build again to collect it")
-_NOTHING = Completion(None, "", None, None, None, None, None, None)
+NOTHING = Completion(None, "", None, None, None, None, None, None)
 
 
 @dataclass
@@ -92,11 +92,11 @@ class Rows:
 
     def _row(self, request: Request, record: Record | None) -> dict[str, Any]:
         body = record.reply if record else None
-        completion = (read_completion(body) if body else None) or _NOTHING
+        completion = (read_completion(body) if body else None) or NOTHING
         row = self._asked(request) | self._said(completion, record)
         row |= self._read(request, completion, answered=isinstance(record, Answered))
         row |= self._outcome(request, record)
-        if completion is _NOTHING and body:
+        if completion is NOTHING and body:
             row["raw_text"] = body.decode("utf-8", "replace")
         second = follow_up(self._plan, request, record) if row["answer_status"] == "unread" else None
         return row | self._second(second, row) if second else row
@@ -117,7 +117,7 @@ class Rows:
         }
 
     def _said(self, completion: Completion, record: Record | None) -> dict[str, Any]:
-        price, paid_by = self._plan.teacher.price, record if isinstance(record, Answered) else completion
+        price, paid_by = self._plan.teacher.price, paid_for(record, completion)
         batched = record is not None and record.batched
         return {
             "reasoning": completion.reasoning,
@@ -165,7 +165,7 @@ class Rows:
         changed["attempts"] = row["attempts"] + outcome["attempts"]
         if not isinstance(record, Answered):
             return changed
-        completion = read_completion(record.reply) or _NOTHING
+        completion = read_completion(record.reply) or NOTHING
         said, read = self._said(completion, record), self._read(request, completion, answered=True)
         changed |= {name: read[name] for name in ("predicted_answer", "answer_status", "is_correct")}
         changed |= {name: _both(row[name], said[name]) for name in ("prompt_tokens", "completion_tokens", "cost_usd")}
@@ -176,6 +176,12 @@ class Rows:
             "latency_ms": row["latency_ms"] + outcome["latency_ms"],
             "created_at": outcome["created_at"],
         }
+
+
+def paid_for(record: Record | None, completion: Completion) -> Record | Completion:
+    """What has the tokens that were paid: the record, which counts all attempts, unless it is a failure of before."""
+    silent = isinstance(record, Failed) and record.paid_nothing
+    return completion if record is None or silent else record
 
 
 def _both(one: float | None, other: float | None) -> float | None:

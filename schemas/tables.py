@@ -134,7 +134,13 @@ RESPONSES = Table(
         ),
         Field("mean_logprob", _f, "mean log-probability of the reply's tokens", null="not reported", unit="nats"),
         Field("latency_ms", _f, "from sending the request to its last byte", null="unknown", unit="ms"),
-        Field("cost_usd", _f, "cost by the prices of the recipe", null="unknown: never a guess", unit="US dollars"),
+        Field(
+            "cost_usd",
+            _f,
+            "cost by the prices of the recipe, replies of no use and earlier failed runs included",
+            null="unknown: never a guess",
+            unit="US dollars",
+        ),
         Field("attempts", pa.int32(), "how often the request was sent in the run that settled it", null="imported"),
         Field(
             "error_class",

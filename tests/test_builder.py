@@ -402,6 +402,21 @@ def test_unusable_replies_that_were_paid_are_counted(workspace: Workspace) -> No
 
 
 @pytest.mark.parametrize("batch", [False, True])
+def test_what_failed_rows_cost_is_not_forgotten(workspace: Workspace, batch: bool) -> None:
+    price = Price(prompt_per_million=1e6, completion_per_million=0)
+    with SandboxServer(faults=[Fault(kind="empty", first=50)]) as sandbox:
+        asked = teachers(sandbox, "ada", price=price, max_attempts=2, batch={} if batch else None)
+        first = build(workspace, asked, FREE)
+        cost = "SELECT sum(cost_usd) AS usd FROM responses"
+        failed = rows(workspace, cost)[0]["usd"]
+        assert by_status(workspace) == {"failed": 25} and failed > 0 and first.run.cost_usd == failed
+        assert first.run.teachers[0].prompt_tokens == failed
+        build(workspace, asked, FREE)
+    assert by_status(workspace) == {"ok": 25}
+    assert rows(workspace, cost)[0]["usd"] == failed * 1.5  # three requests in all
+
+
+@pytest.mark.parametrize("batch", [False, True])
 def test_a_limit_of_the_cost_holds_where_tokens_are_not_reported(
     workspace: Workspace, batch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

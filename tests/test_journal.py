@@ -44,6 +44,22 @@ def test_an_answer_outlives_later_failures(tmp_path: Path) -> None:
         assert journal.find("a") == answered("a", b"2")
 
 
+def test_what_was_paid_in_vain_is_added_up(tmp_path: Path) -> None:
+    def lost(prompt: int | None, completion: int | None) -> Failed:
+        return Failed("a", "empty", "no content", b"{}", 1, 1.5, 5, False, prompt, completion)
+
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for tokens in ((None, None), (3, 4), (None, None), (30, 40)):
+            journal.keep(lost(*tokens))
+        assert journal.find("a") == lost(33, 44)
+        journal.keep(answered("a"))
+        found = journal.find("a")
+        assert isinstance(found, Answered) and (found.prompt_tokens, found.completion_tokens) == (43, 64)
+        journal.keep(Answered("a", "ok", b"{}", 1, 1.5, None, 20, 5))  # a server that does not say is not guessed at
+        found = journal.find("a")
+        assert isinstance(found, Answered) and (found.prompt_tokens, found.completion_tokens) == (None, 64)
+
+
 def known(journal: Journal) -> dict[str, Record | None]:
     return {name: journal.find(name) for name in "abc"}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from builders.client import Answer, Failure, Reply, judge, openai_client, told, without
+from builders.reply import parsed_json
 from schemas.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Line:
 def read_line(line: bytes, teacher: Teacher) -> Line | None:
     """Read a line of an output or error file; None where it does not say whose it is."""
     try:
-        item = orjson.loads(without(teacher, line))
+        item = parsed_json(without(teacher, line))
         name, response, error = item["custom_id"], item.get("response"), item.get("error")
         if response:
             body = response.get("body")
@@ -152,5 +153,5 @@ def read_line(line: bytes, teacher: Teacher) -> Line | None:
             return Line(name, judge(Answer(int(response["status_code"]), {}, text)))
         kind = _KINDS.get(str((error or {}).get("code")), "server")
         return Line(name, Failure(kind, str((error or {}).get("message") or "neither a response nor an error came")))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None

@@ -240,7 +240,7 @@ def without(teacher: Teacher, text: bytes) -> bytes:
 
 def judge(answer: Answer) -> Reply | Failure:
     """Say what an HTTP answer is: a reply, or which kind of failure."""
-    if answer.status != 200:
+    if not 200 <= answer.status < 300:
         return _refusal(answer)
     completion = read_completion(answer.body)
     if completion is None:

@@ -6,10 +6,14 @@ in its ``<think>`` tags; it is kept apart from the answer in each case.
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+MOST_TOKENS = 2**53  # above it a float is no longer every whole number
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,24 @@ class Completion:
 def read_completion(body: bytes) -> Completion | None:
     """Read the body of a chat completion; None if it is not one."""
     try:
-        parsed = orjson.loads(body)
-        choice = parsed["choices"][0]
-        return _completion(choice, choice["message"], parsed.get("usage") or {})
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        parsed = parsed_json(body)
+        choice, usage = parsed["choices"][0], parsed.get("usage")
+        return _completion(choice, choice["message"], usage if isinstance(usage, dict) else {})
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
         return None
+
+
+def parsed_json(body: bytes) -> Any:
+    """Parse JSON, also with a byte order mark, NaN or half a surrogate pair in it: the reply around them was paid.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = json.dumps(json.loads(body.decode("utf-8-sig")), ensure_ascii=False)
+        return json.loads(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
 
 
 def _completion(choice: dict[str, Any], message: dict[str, Any], usage: dict[str, Any]) -> Completion:
@@ -109,15 +126,17 @@ def _text(value: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    if value is None or isinstance(value, int):
-        return value
-    raise TypeError(f"a number of tokens was expected, not {value!r}")
+    """A number of tokens; None for what can be none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_TOKENS:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _mean_logprob(logprobs: object) -> float | None:
     """The mean where there is one: a reply is not lost over numbers that a server writes in another way."""
     try:
         tokens = logprobs["content"] if logprobs else []  # type: ignore[index]
-        return sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None
-    except (KeyError, TypeError):
+        mean = sum(t["logprob"] for t in tokens) / len(tokens) if tokens else math.nan
+        return mean if math.isfinite(mean) else None
+    except (KeyError, TypeError, OverflowError):
         return None

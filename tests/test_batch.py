@@ -19,7 +19,7 @@ from builders.ask import Settings
 from builders.batch_log import BatchLog, Submitted
 from builders.batch_server import BatchServer, read_line
 from builders.build import build, estimate, retry, status
-from builders.client import Failure
+from builders.client import Failure, Reply
 from builders.journal import Answered, Journal, own_file
 from builders.prompt import Prompt
 from builders.requests import Plan
@@ -357,6 +357,9 @@ def test_lines_are_read_whatever_stands_in_them(monkeypatch: pytest.MonkeyPatch)
     assert whole.outcome.status == "ok" and b"sk-very" not in whole.outcome.body
     text = read(custom_id="a", response={"status_code": 200, "body": orjson.dumps(said).decode()})
     assert text == whole
+    half = orjson.dumps({"custom_id": "a", "response": {"status_code": 200, "body": said}}).replace(b"yes", rb"\ud83d")
+    odd = read_line(half, teacher)
+    assert odd is not None and isinstance(odd.outcome, Reply)
     for status_code, kind in ((429, "rate_limit"), (400, "bad_request"), (500, "server")):
         error = {"status_code": status_code, "body": {"error": {"message": "too bad"}}}
         found = read(custom_id="a", response=error).outcome

@@ -1,6 +1,7 @@
 """The builder against the sandbox over HTTP: complete rows, nothing paid twice, faults, bad input, secrets."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -785,7 +786,11 @@ def completion(message: dict[str, Any], finish: str | None = "stop", **more: Any
         (b'{"error": {"code": 429, "message": "busy"}}', "rate_limit"),
         (b'{"error": {"code": "502", "message": "gone"}}', "server"),
         (b'{"error": {"code": "invalid_prompt", "message": "no"}}', "malformed"),
-        (completion({"content": "yes"}, usage={"prompt_tokens": "7"}), "malformed"),
+        (b"\xef\xbb\xbf" + completion({"content": "yes"}), "ok"),
+        (completion({"content": "yes"}, usage=[]), "ok"),
+        (completion({"content": "yes"}).replace(b'"yes"', b'"yes", "score": NaN'), "ok"),
+        (b"[" * 100_000, "malformed"),
+        (completion({"content": "yes"}).decode().encode("utf-16"), "malformed"),
         (b'{"choices": []}', "malformed"),
         (b'{"choices": [{"message"', "malformed"),
         (b"<html>", "malformed"),
@@ -796,6 +801,23 @@ def completion(message: dict[str, Any], finish: str | None = "stop", **more: Any
 def test_bodies_are_judged(body: bytes, expected: str) -> None:
     judged = judge(Answer(200, {}, body))
     assert (judged.status if isinstance(judged, Reply) else judged.error_class) == expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "read"),
+    [(7, 7), (7.0, 7), (7.5, None), ("7", None), (True, None), (-1, None), (2**53, None), (2**63, None), (1e400, None)],
+)
+def test_odd_counts_of_tokens_are_unknown_and_cost_no_reply(reported: Any, read: int | None) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": reported}})
+    judged = judge(Answer(201, {}, body.encode()))
+    assert isinstance(judged, Reply) and judged.prompt_tokens == read
+
+
+def test_half_a_surrogate_pair_costs_its_character_alone() -> None:
+    found = read_completion(completion({"content": "a XX b"}).replace(b"XX", rb"\ud83d"))
+    assert found is not None and found.text == "a \ufffd\ufffd\ufffd b"
+    odd = read_completion(b'{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"logprob": NaN}]}}]}')
+    assert odd is not None and odd.text == "a" and odd.mean_logprob is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from builders.batch_log import BatchLog
 from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
 from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
-from builders.flow import Breaker, Gate, Pacer, backoff_s
+from builders.flow import LONGEST_REST_S, Breaker, Gate, Pacer, backoff_s, rest
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, TeacherProgress
 from builders.requests import Request, Work
@@ -39,6 +39,8 @@ ASK_ROWS = 128
 """Requests planned at a time: few, because planning holds up the answers that arrive."""
 
 TICK_S = 0.2
+REFUSED_S = 120.0
+"""Being asked too often fails a row only where the server has refused everything for so long."""
 GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
@@ -159,6 +161,7 @@ class TeacherAsker:
         self._room = asyncio.Semaphore(4 * self.teacher.max_concurrency)  # in flight, or pausing before a repeat
         self._draw = random.Random(self.teacher.id)
         self._server: VllmServer | None = None
+        self._refused_since: float | None = None  # since when it has said nothing but 429
 
     async def run(self, shared: aiohttp.TCPConnector) -> None:
         """Ask until the plan is through or the teacher is ended."""
@@ -192,7 +195,7 @@ class TeacherAsker:
         self.teacher = self.teacher.model_copy(update={"base_url": (self._server.url,)})
         self.waits_for_gpus = True
         while self.end is None and not self._shared.gpus.take(spec.gpus):
-            await self._rest(TICK_S)
+            await rest(TICK_S, self._ended)
         self.waits_for_gpus = False
         if self.end is None:
             stack.callback(self._shared.gpus.give_back, spec.gpus)
@@ -235,22 +238,22 @@ class TeacherAsker:
                 self.stop(End("not_asked", f"{reached}, and more were needed: run it again with a higher limit"))
                 break
             if self._server is not None and not self._server.healthy.is_set():
-                await self._rest(TICK_S)
+                await rest(TICK_S, self._ended)
                 continue
             probe = next((r for r in self._routes if r.breaker.parked and r.breaker.probe_in() == 0), None)
             if probe is not None:
                 probe.breaker.probing()
             route = probe or self._least_busy()
             if route is None:
-                await self._rest(min(r.breaker.probe_in() for r in self._routes))
+                await rest(min(r.breaker.probe_in() for r in self._routes), self._ended)
                 continue
             if not route.gate.has_room and len(self._routes) > 1 and self.progress.in_flight:
                 self._left.clear()  # whichever replica is first to have a place takes the request
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._left.wait(), TICK_S)
                 continue
-            await self._pacer.wait()
-            ticket = await route.gate.enter()
+            await self._pacer.wait(self._ended)
+            ticket = await route.gate.enter(self._ended)
             if self.end is None and not self._shared.spent() and (probe or not route.breaker.parked):
                 self._shared.requests += 1
                 return route, ticket
@@ -260,11 +263,6 @@ class TeacherAsker:
     def _least_busy(self) -> Replica | None:
         awake = [r for r in self._routes if not r.breaker.parked]
         return min(awake, key=lambda r: (not r.gate.has_room, r.gate.in_flight), default=None)
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, but wake when the teacher is ended."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), seconds)
 
     async def _settle(self, client: Client, planned: Request, request: Request, route: Replica, ticket: int) -> None:
         """Send a request until it is answered, fails for good or may be sent no more; journal what came of it.
@@ -276,9 +274,11 @@ class TeacherAsker:
             sent = await self._send(client, request, route, ticket)
             paid = paid.and_for(sent.outcome)
             failure = sent.outcome if isinstance(sent.outcome, Failure) else None
-            if failure is None or failure.error_class not in RETRIED or attempt >= self.teacher.max_attempts:
+            if failure is None or failure.error_class not in RETRIED:
                 break
-            await self._rest(backoff_s(attempt, failure.retry_after_s, self._draw))
+            if attempt >= self.teacher.max_attempts and not self._may_wait(failure):
+                break
+            await rest(backoff_s(attempt, failure.retry_after_s, self._draw), self._ended)
             again = await self._admit()
             if again is None:
                 break
@@ -290,6 +290,13 @@ class TeacherAsker:
         self.count(record, request)
         if self.teacher.follow_up and isinstance(record, Answered) and request.turn == 1:
             await self._go_on(client, planned)
+
+    def _may_wait(self, failure: Failure) -> bool:
+        """Whether a request that was sent often enough is sent again: a server that still answers will take it."""
+        return failure.error_class == "rate_limit" and self._refused_for() < REFUSED_S
+
+    def _refused_for(self) -> float:
+        return 0.0 if self._refused_since is None else time.monotonic() - self._refused_since
 
     async def _go_on(self, client: Client, planned: Request) -> None:
         second = self._pick(self.plan, planned)
@@ -327,12 +334,28 @@ class TeacherAsker:
             self.progress.parked = self.parked_because()
         else:
             route.breaker.succeeded()
-            self.progress.parked = None
+            self.progress.parked = _resting(route.gate)
             self.progress.heard = True
         if isinstance(outcome, Failure) and outcome.error_class in STOPS_TEACHER:
             self.stop(End(outcome.error_class, advice(self.teacher, route.url, outcome)))
+        if not isinstance(outcome, Failure):
+            self._refused_since = None
+        elif outcome.error_class == "rate_limit":
+            self._refused_since = self._refused_since or time.monotonic()
+            self._heed_refusal(outcome, route)
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
         self._shared.charge(outcome, self._cost(outcome), most_usd(self.teacher, request))
+
+    def _heed_refusal(self, failure: Failure, route: Replica) -> None:
+        """End a teacher that asks for a longer rest than a run waits for, or has refused everything for so long."""
+        says = None
+        if (failure.retry_after_s or 0.0) > LONGEST_REST_S:
+            says = f"asks to be left alone for {failure.retry_after_s:,.0f} s"
+        elif self._refused_for() > LONGEST_REST_S:
+            says = f"has refused everything for {self._refused_for():,.0f} s"
+        if says:
+            sentence = f"{route.url} {says} ({failure.message}): run it again later"
+            self.stop(End("parked", f"teacher '{self.teacher.id}': {sentence}"))
 
     def _cost(self, reply: Reply | Failure | Record) -> float | None:
         price = self.teacher.price
@@ -399,6 +422,11 @@ def _record(request: Request, sent: _Sent, attempts: int, paid: Paid) -> Record:
         return Answered(request.hash, outcome.status, outcome.body, attempts, latency, *tokens, now_ms())
     why = outcome.error_class, outcome.message, outcome.body
     return Failed(request.hash, *why, attempts, latency, now_ms(), False, *paid)
+
+
+def _resting(gate: Gate) -> str | None:
+    """What the display says where a server asks for a pause of a second or more."""
+    return f"it asks for a pause of {gate.pause_s:,.0f} s" if gate.pause_s >= 1 else None
 
 
 def advice(teacher: Teacher, url: str, failure: Failure) -> str:

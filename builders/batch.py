@@ -24,7 +24,7 @@ from builders.batch_log import BatchLog, Submitted
 from builders.batch_server import ENDED, ENDPOINT, BatchServer, Refused, read_line
 from builders.client import RETRIED, STOPS_TEACHER, Failure, Reply
 from builders.engine import End
-from builders.flow import backoff_s
+from builders.flow import backoff_s, rest
 from builders.journal import Answered, Failed, Record, now_ms
 from builders.progress import TeacherProgress
 from builders.teacher import Batch
@@ -116,7 +116,7 @@ class BatchAsker:
                     break
                 await self._wait_for(server, waiting)
                 if self._limited:
-                    await self._rest(FULL_PAUSE_S)
+                    await rest(FULL_PAUSE_S, self._ended)
                 first = self._limited = False
 
     # Sending
@@ -233,7 +233,7 @@ class BatchAsker:
                     self._tell(counts)
             if left:
                 youngest = min(batch.age_s for batch in left.values())
-                await self._rest(min(LONGEST_PAUSE_S, max(FIRST_LOOK_S, PATIENCE * youngest)))
+                await rest(min(LONGEST_PAUSE_S, max(FIRST_LOOK_S, PATIENCE * youngest)), self._ended)
 
     def _strike_off(self, batch: Submitted, how: str) -> None:
         self._log.end(batch.name, how)
@@ -318,7 +318,7 @@ class BatchAsker:
             if failure.error_class not in RETRIED or (attempt >= self.teacher.max_attempts and not patient):
                 self.stop(self._why(failure))
                 return None
-            await self._rest(backoff_s(attempt, failure.retry_after_s, self._draw))
+            await rest(backoff_s(attempt, failure.retry_after_s, self._draw), self._ended)
             attempt += 1
         return None
 
@@ -333,11 +333,6 @@ class BatchAsker:
         return End(
             kind, f"teacher '{self.teacher.id}': the Batch API of {url} does not work ({failure.message}){help_}"
         )
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, but wake when the teacher is ended."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), seconds)
 
     def _tell(self, counts: dict[str, tuple[int, int]] | None = None) -> None:
         """Say for the display how far the batches are."""

@@ -2,7 +2,8 @@
 
 Failures are data. Their classes, and what is done about each:
 
-    rate_limit   429                                  sent again after Retry-After, or a growing pause
+    rate_limit   429                                  sent again after Retry-After, or a growing pause; the teacher is
+                                                      stopped where that takes more than 10 minutes
     server       5xx                                  sent again
     connection   refused, reset, no such host         sent again
     timeout      no whole reply within timeout_s      sent again
@@ -26,6 +27,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -304,7 +306,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if given is None and in_ms is None:
         return None
     try:
-        return max(0.0, float(given) if in_ms is None else float(in_ms) / 1000)  # type: ignore[arg-type]
+        asked = float(given) if in_ms is None else float(in_ms) / 1000  # type: ignore[arg-type]
+        return None if isnan(asked) else max(0.0, asked)
     except ValueError:
         pass
     try:

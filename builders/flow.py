@@ -13,8 +13,18 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 Clock = Callable[[], float]
+
+LONGEST_REST_S = 600.0
+"""For longer than this nobody is waited for: a server that asks for more, or only refuses for so long, is left."""
+
+
+async def rest(seconds: float, ended: asyncio.Event) -> None:
+    """Sleep, but wake when ``ended`` is set."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), seconds)
 
 
 class Gate:
@@ -25,9 +35,14 @@ class Gate:
     per window as long as a raise brings at least a quarter of its proportional gain, is taken back when it does not,
     and is tried again `PATIENCE` windows later. Refusals (429, 503) cut it by a third, but only when they are more
     than a quarter of a window: a rarer refusal does not depend on load, or costs less than a cut.
+
+    A cut after which refusals go on says that a minute's budget is used up rather than that there are too many at
+    once. Where the server asks for no pause, one of 1, 2, 4, ... 60 seconds is kept then, and refusals after it cut
+    again at once; each answer takes a step back.
     """
 
     START, WINDOW_S, PATIENCE = 64, 0.2, 5
+    LONGEST_PAUSE_S = 60.0
     FEWEST = 32  # refusals are judged as a share of at least so many answers
 
     def __init__(self, most: int, clock: Clock) -> None:
@@ -38,6 +53,7 @@ class Gate:
         self._pause_until = 0.0
         self._before: tuple[float, float] | None = None  # limit and throughput of the window before the last raise
         self._hold = self._cuts = 0
+        self._strain = 0  # cuts, less the answers since
         self._start_window()
 
     def _start_window(self) -> None:
@@ -48,15 +64,23 @@ class Gate:
         """Whether a request need not wait for another to be answered."""
         return self.in_flight < int(self.limit) and not self._waiters
 
-    async def enter(self) -> int:
-        """Wait for a free place, first come first served; return a ticket to hand to `leave`."""
+    @property
+    def pause_s(self) -> float:
+        """For how long nothing is sent (seconds)."""
+        return max(0.0, self._pause_until - self._clock())
+
+    async def enter(self, ended: asyncio.Event) -> int:
+        """Wait for a free place, first come first served; return a ticket to hand to `leave`.
+
+        Once ``ended`` is set no pause is kept, because nothing will be sent.
+        """
         if self.has_room:
             self.in_flight += 1
         else:
             await self._queue()
-        while (pause := self._pause_until - self._clock()) > 0:
+        while self.pause_s and not ended.is_set():
             try:
-                await asyncio.sleep(pause)
+                await rest(self.pause_s, ended)
             except asyncio.CancelledError:
                 self.give_back()
                 raise
@@ -88,14 +112,20 @@ class Gate:
         self._done += 1
         if overload:
             self._refused += ticket == self._cuts  # one burst, one cut: what was sent before a cut counts no more
-            if self._refused > max(self._done, self.FEWEST, self.limit / 2) / 4:
+            fewest = 0.0 if self._strain else max(self._done, self.FEWEST, self.limit / 2) / 4
+            if self._refused > fewest:
                 self._cut(retry_after_s)
-        elif self._done >= self.limit and self._clock() - self._since >= self.WINDOW_S:
+            return
+        self._strain = max(0, self._strain - 1)
+        if self._done >= self.limit and self._clock() - self._since >= self.WINDOW_S:
             self._adjust()
 
     def _cut(self, retry_after_s: float | None) -> None:
         self.limit = max(1.0, self.limit * 2 / 3)
-        self._pause_until = self._clock() + (retry_after_s or 0.0)
+        if retry_after_s is None:
+            retry_after_s = min(2.0 ** (self._strain - 1), self.LONGEST_PAUSE_S) if self._strain else 0.0
+        self._pause_until = self._clock() + min(retry_after_s, LONGEST_REST_S)
+        self._strain = min(self._strain + 1, 7)  # 2**6 seconds are more than the longest pause
         self._before, self._hold, self._cuts = None, self.PATIENCE, self._cuts + 1
         self._start_window()
 
@@ -124,14 +154,14 @@ class Pacer:
         self._clock = clock
         self._next_request = self._next_token = 0.0
 
-    async def wait(self) -> None:
-        """Wait for this request's turn."""
+    async def wait(self, ended: asyncio.Event) -> None:
+        """Wait for this request's turn, unless ``ended`` is set first."""
         now = self._clock()
         turn = max(now, self._next_request)
         self._next_request = turn + self._request_s
         wait = max(turn, self._next_token) - now
         if wait > 0:
-            await asyncio.sleep(wait)
+            await rest(wait, ended)
 
     def used(self, tokens: int) -> None:
         """Count the tokens of a reply against the budget."""
@@ -178,7 +208,11 @@ class Breaker:
 
 
 def backoff_s(attempt: int, retry_after_s: float | None, draw: random.Random) -> float:
-    """Pause before a request is sent again (seconds): Retry-After, else 0.25, 0.5, 1, ... 30 with half of it random."""
-    if retry_after_s is not None:
-        return retry_after_s * (1 + 0.1 * draw.random())
-    return float(min(30.0, 0.25 * 2 ** (attempt - 1)) * (0.5 + 0.5 * draw.random()))
+    """Pause before a request is sent again (seconds): Retry-After, else 0.25, 0.5, 1, ... 30 with half of it random.
+
+    A server that has been wrong in its Retry-After six times is given both.
+    """
+    grown = float(min(30.0, 0.25 * 2 ** min(attempt - 1, 9)) * (0.5 + 0.5 * draw.random()))
+    if retry_after_s is None:
+        return grown
+    return min(retry_after_s, LONGEST_REST_S) * (1 + 0.1 * draw.random()) + (grown if attempt > 6 else 0.0)

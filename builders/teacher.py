@@ -165,7 +165,11 @@ class Teacher(_Spec):
         default=None, description="true, or its settings: ask through the server's Batch API"
     )
     timeout_s: float = Field(default=600, gt=0, description="from sending a request to its last byte (seconds)")
-    max_attempts: int = Field(default=6, ge=1, description="how often one request is sent in one run")
+    max_attempts: int = Field(
+        default=6,
+        ge=1,
+        description="how often one request is sent in one run; more often where the server asks for less speed (429)",
+    )
     max_concurrency: int = Field(default=256, ge=1, description="most requests in flight at one URL")
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import types
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
@@ -23,7 +25,7 @@ from builders.ask import Settings
 from builders.build import build, estimate, retry, status
 from builders.client import Answer, Failure, Reply, judge
 from builders.endpoints import check_endpoints
-from builders.flow import Breaker, Gate, Pacer
+from builders.flow import Breaker, Gate, Pacer, backoff_s
 from builders.prices import _listed, priced
 from builders.progress import Snapshot
 from builders.prompt import Prompt
@@ -202,8 +204,9 @@ def test_passing_faults_are_asked_again(workspace: Workspace, transport: str) ->
     ],
 )
 def test_lasting_faults_are_rows_with_their_reason_and_are_asked_by_the_next_build(
-    workspace: Workspace, kind: Any, error_class: str
+    workspace: Workspace, kind: Any, error_class: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("builders.ask.REFUSED_S", 0.0)
     question = workspace.read_questions()["question"][3].as_py()
     faults = [Fault(kind=kind, match="^.*" + question[:40].replace("(", r"\(").replace("?", r"\?"), retry_after=0)]
     with SandboxServer(faults=faults) as sandbox:
@@ -343,6 +346,42 @@ def test_no_file_holds_a_secret(workspace: Workspace, monkeypatch: pytest.Monkey
     left = [f for f in workspace.path.rglob("*") if f.is_file()]
     assert len(left) > 8
     assert not [f for f in left if secret.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize("pause", ["3600", "inf"])
+def test_a_server_that_asks_for_hours_is_left(workspace: Workspace, pause: str) -> None:
+    async def busy(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "daily limit"}}, status=429, headers={"Retry-After": pause})
+
+    with Stub(busy) as url, SandboxServer() as sandbox:
+        asked = [Teacher(id="t", model="m", base_url=url), *teachers(sandbox, "ada")]
+        summary = build(workspace, asked, FREE)
+    assert summary.run.seconds < 20 and summary.exit_code == 1
+    assert "asks to be left alone for" in summary.advice[0] and "daily limit" in summary.advice[0]
+    assert summary.rows[0].statuses == {"failed": 25} and summary.rows[1].statuses == {"ok": 25}
+
+
+@pytest.mark.parametrize("limit", [{"requests_per_minute": 0.1}, {}], ids=["a budget", "Retry-After"])
+def test_an_interrupt_ends_every_wait(workspace: Workspace, limit: dict[str, Any]) -> None:
+    seen: list[Snapshot] = []
+
+    async def reply(request: web.Request) -> web.Response:
+        if not limit:
+            return web.Response(status=429, headers={"Retry-After": "500"})
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    def interrupt(now: Snapshot) -> None:
+        if now.teachers[0].answered or now.teachers[0].parked:
+            if not seen:
+                os.kill(os.getpid(), signal.SIGINT)
+            seen.append(now)
+
+    with Stub(reply) as url:
+        asked = Teacher(id="t", model="m", base_url=url, **limit)
+        summary = build(workspace, [asked], FREE, on_progress=interrupt)
+    assert summary.interrupted and summary.exit_code == 130 and summary.run.seconds < 5 + 20
+    if not limit:
+        assert "a pause of" in (seen[0].teachers[0].parked or "")
 
 
 @pytest.mark.parametrize("refused", [3, 25], ids=["a few requests", "all requests"])
@@ -898,7 +937,7 @@ def test_retry_after_is_read_in_each_form() -> None:
     assert asks({"retry-after-ms": "1500", "Retry-After": "2"}) == 1.5
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert 55 < (asks({"Retry-After": later}) or 0) <= 60
-    assert asks({"Retry-After": "soon"}) is None and asks({}) is None
+    assert asks({"Retry-After": "soon"}) is None and asks({}) is None and asks({"Retry-After": "nan"}) is None
 
 
 @pytest.mark.parametrize("transport", ["lean", "openai"])
@@ -976,7 +1015,7 @@ def simulate(gate: Gate, clock: Clock, capacity: int, refuse: float = 0.0, hard:
         for _ in range(400):
             tickets = []
             while gate.in_flight < int(gate.limit):
-                tickets.append(await gate.enter())
+                tickets.append(await gate.enter(asyncio.Event()))
             clock.now += max(1.0, len(tickets) / capacity) * 0.1
             for i, ticket in enumerate(tickets):
                 refused = draw.random() < refuse or (hard is not None and i >= hard)
@@ -1008,12 +1047,58 @@ def test_refusals_beyond_a_hard_limit_cut_concurrency() -> None:
 def test_one_burst_of_refusals_is_one_cut() -> None:
     async def main() -> float:
         gate = Gate(96, Clock())
-        tickets = [await gate.enter() for _ in range(64)]
+        tickets = [await gate.enter(asyncio.Event()) for _ in range(64)]
         for ticket in tickets:
             gate.leave(ticket, overload=True)
         return gate.limit
 
     assert asyncio.run(main()) == pytest.approx(64 * 2 / 3)
+
+
+def test_pauses_grow_while_nothing_but_refusals_come_and_shrink_with_answers() -> None:
+    async def main() -> list[float]:
+        clock, ended, pauses = Clock(), asyncio.Event(), list[float]()
+        gate = Gate(64, clock)
+        for overload in (*[True] * 15, *[False] * 3, True):
+            gate.leave(await gate.enter(ended), overload=overload)
+            pauses.append(gate.pause_s)
+            clock.now += gate.pause_s
+        return pauses
+
+    first = [0.0] * 9  # too few to tell from chance, then a cut
+    assert asyncio.run(main()) == [*first, 1, 2, 4, 8, 16, 32, 0, 0, 0, 8]
+
+
+def test_whoever_is_wrong_about_when_to_come_again_is_given_more_time() -> None:
+    assert backoff_s(6, 0.0, Random(0)) == 0.0 and backoff_s(7, 0.0, Random(0)) >= 8
+    assert backoff_s(5000, None, Random(0)) <= 30 and backoff_s(1, math.inf, Random(0)) <= 660
+
+
+def test_a_budget_of_the_server_s_own_fails_no_row(workspace: Workspace) -> None:
+    """Five a second, the others refused without a word of when to come again."""
+    came: Counter[int] = Counter()
+
+    async def at_most(request: web.Request) -> web.Response:
+        came[int(time.monotonic())] += 1
+        if came[int(time.monotonic())] > 5:
+            return web.json_response({"error": {"message": "too many"}}, status=429)
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(at_most) as url:
+        build(workspace, [Teacher(id="t", model="m", base_url=url, max_attempts=2)], FREE)
+    assert by_status(workspace) == {"ok": 25} and came.total() < 150
+
+
+def test_a_server_that_only_refuses_is_given_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builders.ask.LONGEST_REST_S", 0.5)
+
+    async def never(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "too many"}}, status=429)
+
+    with Stub(never) as url:
+        summary = build(workspace, [Teacher(id="t", model="m", base_url=url)], FREE)
+    assert "has refused everything for" in summary.advice[0] and "HTTP 429: too many" in summary.advice[0]
+    assert by_status(workspace) == {"failed": 25} and summary.exit_code == 1
 
 
 def test_a_breaker_parks_probes_and_forgives() -> None:
@@ -1036,18 +1121,18 @@ def test_a_budget_per_minute_spreads_requests_and_tokens(monkeypatch: pytest.Mon
     clock = Clock()
     slept: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def rest(seconds: float, _: asyncio.Event) -> None:
         slept.append(seconds)
         clock.now += seconds
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr("builders.flow.rest", rest)
 
     async def main() -> None:
         pacer = Pacer(120, 6000, clock)
         for _ in range(3):
-            await pacer.wait()
+            await pacer.wait(asyncio.Event())
         pacer.used(1000)
-        await pacer.wait()
+        await pacer.wait(asyncio.Event())
 
     asyncio.run(main())
     assert slept == pytest.approx([0.5, 0.5, 10.0])

@@ -153,6 +153,7 @@ class TeacherAsker:
         self.plan, self.teacher = plan, plan.teacher  # of a teacher that we serve, the URL is known once it is up
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
+        self.error: InputError | None = None  # what makes the whole run fail
         self.through = self.waits_for_gpus = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._pick, self._routes, self._shared = pick, routes, shared
@@ -165,19 +166,30 @@ class TeacherAsker:
 
     async def run(self, shared: aiohttp.TCPConnector) -> None:
         """Ask until the plan is through or the teacher is ended."""
-        client: Client | None = None
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            async for planned, request in self._missing():
-                client = client or await self._open(stack, shared)
-                await self._room.acquire()
-                route = await self._admit()
-                if route is None:
-                    self._shared.pending.discard(request.hash)
-                    break
-                task = group.create_task(self._settle(client, planned, request, *route))
-                self.tasks.add(task)
-                task.add_done_callback(self._done)
+            try:
+                await self._ask_missing(stack, group, shared)
+            except InputError as error:
+                self._fail(error)
             self.through = True
+
+    async def _ask_missing(self, stack: AsyncExitStack, group: asyncio.TaskGroup, shared: aiohttp.TCPConnector) -> None:
+        client: Client | None = None
+        async for planned, request in self._missing():
+            client = client or await self._open(stack, shared)
+            await self._room.acquire()
+            route = await self._admit()
+            if route is None:
+                self._shared.pending.discard(request.hash)
+                break
+            task = group.create_task(self._settle(client, planned, request, *route))
+            self.tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _fail(self, error: InputError) -> None:
+        """A question cannot be asked: the run will fail, and what is in flight may still arrive."""
+        self.error = error
+        self.stop(End("not_asked", str(error)))
 
     async def _open(self, stack: AsyncExitStack, shared: aiohttp.TCPConnector) -> Client:
         """Make ready to ask, once there is something to ask."""
@@ -299,7 +311,11 @@ class TeacherAsker:
         return 0.0 if self._refused_since is None else time.monotonic() - self._refused_since
 
     async def _go_on(self, client: Client, planned: Request) -> None:
-        second = self._pick(self.plan, planned)
+        try:
+            second = self._pick(self.plan, planned)
+        except InputError as error:
+            self._fail(error)
+            return
         if second is None or second.hash in self._shared.pending:
             return
         self._shared.pending.add(second.hash)
@@ -463,12 +479,13 @@ class Engine(BaseEngine):
         super().__init__(plans, on_progress, done)
         self._pick, self._shared = pick, Shared(journal, settings)
         self._askers: list[TeacherAsker | BatchAsker] = []
+        self._winding_up = False
 
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended.
 
         Raises:
-            RaffinateError: the journal cannot be written.
+            RaffinateError: the journal cannot be written, or a question cannot be asked.
         """
         if not self._asked:
             self._report()
@@ -510,6 +527,9 @@ class Engine(BaseEngine):
             if ours is None:
                 raise
             raise _first(ours) from None
+        for asker in self._askers:
+            if asker.error is not None:
+                raise asker.error
 
     async def _ask_all(self) -> None:
         async with asyncio.TaskGroup() as outer:
@@ -525,6 +545,8 @@ class Engine(BaseEngine):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if not self._winding_up and any(asker.error for asker in self._askers):
+                self._wind_up()
             self._give_up()
             self._report()
 
@@ -550,6 +572,11 @@ class Engine(BaseEngine):
 
     def _interrupt(self) -> None:
         self.interrupted = True
+        self._wind_up()
+
+    def _wind_up(self) -> None:
+        """Send nothing more; what is in flight may still arrive for a while."""
+        self._winding_up = True
         for asker in self._askers:
             asker.stop(INTERRUPTED)
         asyncio.get_running_loop().call_later(GRACE_S, self._drop)

@@ -28,7 +28,7 @@ from builders.flow import backoff_s, rest
 from builders.journal import Answered, Failed, Record, now_ms
 from builders.progress import TeacherProgress
 from builders.teacher import Batch
-from schemas.errors import WorkspaceError
+from schemas.errors import InputError, WorkspaceError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -57,6 +57,7 @@ class BatchAsker:
         self.plan, self.teacher, self._batch = plan, plan.teacher, plan.teacher.batch or Batch()
         self.progress = TeacherProgress(plan.teacher.id, plan.rows)
         self.end: End | None = None
+        self.error: InputError | None = None
         self.through = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._pick, self._shared, self._log = pick, shared, BatchLog(shared.journal)
@@ -98,6 +99,9 @@ class BatchAsker:
         self.tasks.add(task)
         try:
             await self._run()
+        except InputError as error:  # a question cannot be asked: the run will fail, once the others' replies are in
+            self.error = error
+            self.stop(End("not_asked", str(error)))
         finally:
             self.through = True
             self.tasks.discard(task)

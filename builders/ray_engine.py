@@ -109,6 +109,7 @@ class RayEngine(BaseEngine):
         self._askers: list[_Teacher] = []
         self._under_way: dict[Any, _Block] = {}
         self._pending: set[str] = set()
+        self._error: InputError | None = None
         self._sent = self._reserved = 0
         self.cost_usd, self._guessed = 0.0, 0
         self._reported = 0.0
@@ -138,6 +139,8 @@ class RayEngine(BaseEngine):
         self._askers += teachers
         try:
             self._ask_all(ray, teachers)
+            if self._error:
+                raise self._error
         finally:
             _close(ray, {id(s): s for each in seats.values() for s in each}.values())
 
@@ -145,7 +148,7 @@ class RayEngine(BaseEngine):
         feeds = {each: self._blocks(each) for each in teachers}
         stopped_at: float | None = None
         while True:
-            if self.interrupted and stopped_at is None:
+            if (self.interrupted or self._error) and stopped_at is None:
                 stopped_at = time.monotonic()
                 self._stop(teachers)
             if stopped_at is not None and (time.monotonic() - stopped_at > GRACE_S or not self._under_way):
@@ -193,7 +196,10 @@ class RayEngine(BaseEngine):
         seat = asker.free()
         if seat is None or not self._may_go_on(asker):
             return False
-        block: list[Pair] | None = asker.due() or next(feed, None)
+        try:
+            block: list[Pair] | None = asker.due() or next(feed, None)
+        except InputError as error:  # a question cannot be asked: the run will fail, once what is under way is in
+            self._error, block = error, None
         if block is None:
             asker.through = True
             return False
@@ -259,7 +265,11 @@ class RayEngine(BaseEngine):
             self._guessed, cost = self._guessed + 1, most_usd(asker.teacher, request)
         self.cost_usd += cost or 0.0
         if asker.teacher.follow_up and request.turn == 1 and isinstance(record, Answered):
-            second = self._pick(asker.plan, planned)
+            try:
+                second = self._pick(asker.plan, planned)
+            except InputError as error:
+                self._error = error
+                return
             if second is not None and second.hash not in self._pending:
                 self._pending.add(second.hash)
                 asker.second_turns.append((planned, second))

@@ -26,6 +26,7 @@ from builders.build import build, estimate, retry, status
 from builders.client import Answer, Failure, Reply, judge
 from builders.endpoints import check_endpoints
 from builders.flow import Breaker, Gate, Pacer, backoff_s
+from builders.journal import Journal, own_file
 from builders.prices import _listed, priced
 from builders.progress import Snapshot
 from builders.prompt import Prompt
@@ -606,6 +607,21 @@ def test_a_prompt_that_cannot_ask_every_question_asks_none(tmp_path: Path) -> No
         assert sandbox.stats()["received"] == 0
         build(workspace, teachers(sandbox, "ada"), FREE)
     assert sum(r["is_correct"] is None for r in rows(workspace)) == 1
+
+
+def test_a_question_that_cannot_be_asked_costs_no_reply_in_flight(workspace: Workspace, tmp_path: Path) -> None:
+    odd = [q | {"context": "odd" if i == 20 else None} for i, q in enumerate(questions(25).to_pylist())]
+    with workspace.lock():
+        workspace.write_questions(pa.Table.from_pylist(odd, schema=QUESTIONS.arrow))
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ question }} {% if context %}{{ context.no.such }}{% endif %}")
+    with SandboxServer(latency_ms=1500) as sandbox:
+        with pytest.raises(InputError, match=f"prompt 'own', question '{odd[20]['question_id']}'"):
+            build(workspace, teachers(sandbox, "ada bo"), Prompt.load(str(template)))
+        received = sandbox.stats()["received"]
+    with Journal(own_file(workspace)) as journal:
+        assert journal.rows("SELECT count(*) FROM answers") == [(received,)]
+    assert received >= 20
 
 
 def test_retry_with_more_tokens_asks_the_cut_rows_and_later_builds_keep_it(workspace: Workspace) -> None:

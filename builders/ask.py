@@ -12,6 +12,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ ASK_ROWS = 128
 TICK_S = 0.2
 REFUSED_S = 120.0
 """Being asked too often fails a row only where the server has refused everything for so long."""
+SAME_REFUSALS = 50
+"""A teacher is stopped whose first requests are all refused in the same words."""
 GRACE_S = 5.0  # after Ctrl-C, how long replies in flight may still arrive
 NEVER_ANSWERED_S = 5.0  # a server that has not answered once in this run is given up sooner
 
@@ -162,6 +165,7 @@ class TeacherAsker:
         self._room = asyncio.Semaphore(4 * self.teacher.max_concurrency)  # in flight, or pausing before a repeat
         self._draw = random.Random(self.teacher.id)
         self._server: VllmServer | None = None
+        self._bad: Counter[str] | None = Counter()  # refused requests by the reason; None once one was answered
         self._refused_since: float | None = None  # since when it has said nothing but 429
 
     async def run(self, shared: aiohttp.TCPConnector) -> None:
@@ -355,12 +359,22 @@ class TeacherAsker:
         if isinstance(outcome, Failure) and outcome.error_class in STOPS_TEACHER:
             self.stop(End(outcome.error_class, advice(self.teacher, route.url, outcome)))
         if not isinstance(outcome, Failure):
-            self._refused_since = None
+            self._refused_since, self._bad = None, None
+        elif outcome.error_class == "bad_request":
+            self._heed_bad(outcome, route)
         elif outcome.error_class == "rate_limit":
             self._refused_since = self._refused_since or time.monotonic()
             self._heed_refusal(outcome, route)
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
         self._shared.charge(outcome, self._cost(outcome), most_usd(self.teacher, request))
+
+    def _heed_bad(self, failure: Failure, route: Replica) -> None:
+        """End a teacher that has refused every request so far for the same reason."""
+        if self._bad is not None:
+            self._bad[failure.message] += 1
+            if self._bad.total() == self._bad[failure.message] == SAME_REFUSALS:
+                same = f"has refused the first {SAME_REFUSALS} requests alike ({failure.message}): correct the recipe"
+                self.stop(End("bad_request", f"teacher '{self.teacher.id}': {route.url} {same}"))
 
     def _heed_refusal(self, failure: Failure, route: Replica) -> None:
         """End a teacher that asks for a longer rest than a run waits for, or has refused everything for so long."""
@@ -450,6 +464,8 @@ def advice(teacher: Teacher, url: str, failure: Failure) -> str:
     if failure.error_class == "auth":
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         return f"teacher '{teacher.id}': {url} refuses {key} ({failure.message})"
+    if failure.error_class == "payment":
+        return f"teacher '{teacher.id}': {url} wants to be paid ({failure.message}): top up, and run it again"
     if failure.error_class == "redirect":
         return f"teacher '{teacher.id}': {url} sends requests elsewhere ({failure.message}): correct base_url"
     return f"teacher '{teacher.id}': {url} does not serve model '{teacher.model}' ({failure.message})"

@@ -25,7 +25,7 @@ from builders.prices import priced
 from builders.progress import OnProgress, Snapshot
 from builders.requests import Plan, Request
 from builders.route import Route, routed
-from builders.rows import Rows, TeacherRows
+from builders.rows import NOT_ASKED, UNDER_WAY, Rows, TeacherRows
 from builders.teacher import Teacher, check_teachers
 from builders.written import Written
 from schemas.errors import InputError
@@ -75,11 +75,16 @@ class BuildSummary:
     def advice(self) -> list[str]:
         """One sentence per thing that the user should know or do."""
         told = list(dict.fromkeys(end.message for end in self.ends.values()))
-        failed = sum(t.statuses["failed"] for t in self.rows)
         errors = sum((t.errors for t in self.rows), Counter[str]())
+        under_way = errors.pop(UNDER_WAY[0], 0)
+        if under_way:
+            told.append(f"{under_way} rows are in batches under way: a new build collects them")
+        failed = errors.total()
         if failed:
             kinds = ", ".join(f"{n} {kind}" for kind, n in errors.most_common())
-            told.append(f"{failed} rows ({self.failed_share:.1%}) have no answer ({kinds}): a new build asks them")
+            share = failed / sum(t.total for t in self.rows)
+            told.append(f"{failed} rows ({share:.1%}) have no answer ({kinds}): a new build asks them")
+        told += self._most_frequent(told)
         unfinished = sum(t.unfinished for t in self.rows)
         if unfinished:
             told.append(f"{unfinished} replies without an answer could not be asked for it: a new build asks them")
@@ -90,6 +95,16 @@ class BuildSummary:
                 "\"finish_reason = 'length'\" --max-tokens N"
             )
         return told
+
+    def _most_frequent(self, told: list[str]) -> list[str]:
+        """The most frequent message of failed rows, unless it has been told."""
+        messages = sum((t.messages for t in self.rows), Counter[str]())
+        for message in (NOT_ASKED[1], UNDER_WAY[1], *(end.message for end in self.ends.values())):
+            messages.pop(message, None)
+        for message, n in messages.most_common(1):
+            if not any(message in sentence for sentence in told):
+                return [f"the most frequent reason, of {n} rows: {message}"]
+        return []
 
 
 def build(  # noqa: PLR0913  the last by name only

@@ -14,6 +14,7 @@ Failures are data. Their classes, and what is done about each:
     bad_request  400 and other 4xx                    the row fails
     auth         401, 403                             the teacher is stopped
     not_found    404                                  the teacher is stopped
+    payment      402, or an error insufficient_quota  the teacher is stopped
     redirect     3xx: the key goes to no other host   the teacher is stopped
     parked       the teacher was given up             the row fails
     not_asked    the run ended before                 the row fails, the next build asks
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from builders.teacher import Teacher
 
 RETRIED = frozenset({"rate_limit", "server", "connection", "timeout", "malformed", "empty", "expired"})
-STOPS_TEACHER = frozenset({"auth", "not_found", "redirect"})
+STOPS_TEACHER = frozenset({"auth", "not_found", "payment", "redirect"})
 LONGEST_MESSAGE = 500
 
 
@@ -263,10 +264,12 @@ def judge(answer: Answer) -> Reply | Failure:
 
 
 def _refusal(answer: Answer) -> Failure:
-    kinds = {401: "auth", 403: "auth", 404: "not_found", 408: "timeout", 429: "rate_limit"}
+    kinds = {401: "auth", 402: "payment", 403: "auth", 404: "not_found", 408: "timeout", 429: "rate_limit"}
     if 300 <= answer.status < 400:
         return Failure("redirect", f"HTTP {answer.status} to {redirected(answer.headers)}")
     kind = kinds.get(answer.status, "server" if answer.status >= 500 else "bad_request")
+    if "insufficient_quota" in _error_codes(answer.body):  # OpenAI says so with a 429
+        return Failure("payment", f"HTTP {answer.status}: {_error_text(answer.body)}")
     message = f"HTTP {answer.status}: {_error_text(answer.body)}"
     return Failure(kind, message, answer.status in (429, 503), _retry_after(answer.headers))
 
@@ -283,6 +286,14 @@ def _hidden_error(body: bytes) -> int | None:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
     return code if 400 <= code <= 599 else None
+
+
+def _error_codes(body: bytes) -> tuple[object, ...]:
+    try:
+        error = orjson.loads(body)["error"]
+        return error.get("code"), error.get("type")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return ()
 
 
 def _error_text(body: bytes) -> str:

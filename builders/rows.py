@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NOT_ASKED = ("not_asked", "it was not asked yet: run the build again")
 UNDER_WAY = ("under_way", "it is in a batch that the server has not answered yet: run the build again to collect it")
+MESSAGES = 1000  # different ones that are counted: some servers put a number of their own into each
 NOTHING = Completion(None, "", None, None, None, None, None, None)
 
 
@@ -36,6 +37,7 @@ class TeacherRows:
 
     Attributes:
         errors: the failed ones by error class.
+        messages: the failed ones by error message, the first `MESSAGES` different ones.
         unfinished: those that have a reply, but no answer to the question that follows it.
         batches: what the server's Batch API has under way, as far as `builders.build.status` was asked.
     """
@@ -43,6 +45,7 @@ class TeacherRows:
     teacher_id: str
     statuses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
     batches: list[Submitted] = field(default_factory=list)
 
@@ -56,11 +59,13 @@ class TeacherRows:
         """Whether nothing is left to ask."""
         return not self.statuses["failed"] and not self.unfinished
 
-    def add(self, status: str, error_class: str | None) -> None:
+    def add(self, status: str, error_class: str | None, message: str | None = None) -> None:
         """Count a row."""
         self.statuses[status] += 1
         if error_class and status == "failed":
             self.errors[error_class] += 1
+            if message and (message in self.messages or len(self.messages) < MESSAGES):
+                self.messages[message] += 1
         elif error_class:
             self.unfinished += 1
 
@@ -80,7 +85,7 @@ class Rows:
             while part := list(islice(requests, FIND)):
                 rows += self._rows(part)
             for row in rows:
-                self.counts.add(row["status"], row["error_class"])
+                self.counts.add(row["status"], row["error_class"], row["error_message"])
             yield split, pa.Table.from_pylist(rows, schema=RESPONSES.arrow)
 
     def _rows(self, requests: list[Request]) -> Iterator[dict[str, Any]]:

@@ -45,12 +45,12 @@ class Written:
             return None
         if note["made_of"] != self._fingerprint(plan) or note["files"] != self._files(plan):
             return None
-        counts = note["counts"]
-        return TeacherRows(plan.teacher.id, Counter(counts[0]), Counter(counts[1]), counts[2])
+        statuses, errors, messages, unfinished = note["counts"]
+        return TeacherRows(plan.teacher.id, Counter(statuses), Counter(errors), Counter(messages), unfinished)
 
     def keep(self, plan: Plan, rows: TeacherRows) -> None:
         """Remember the rows that were just written."""
-        counts = [rows.statuses, rows.errors, rows.unfinished]
+        counts = [rows.statuses, rows.errors, rows.messages, rows.unfinished]
         note = {"made_of": self._fingerprint(plan), "files": self._files(plan), "counts": counts}
         file = self._file(plan)
         file.parent.mkdir(exist_ok=True)

@@ -409,6 +409,7 @@ def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert process.returncode == 130 and "1 batches go on at the server" in out + err
+        assert "10 rows are in batches under way: a new build collects them" in out and "asks them" not in out
         found = cli("status", recipe_file, "--json").json[0]
         assert found["under_way"] == 10 and found["batches"][0]["requests"] == 10
         assert found["batches"][0]["batch_id"] == "batch_1"

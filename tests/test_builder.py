@@ -293,6 +293,44 @@ def test_a_wrong_key_stops_its_teacher_at_once(workspace: Workspace, monkeypatch
     assert reports[1].authorised is False and "WRONG_KEY" in (reports[1].problem or "")
 
 
+@pytest.mark.parametrize(
+    ("status_code", "error", "said", "most"),
+    [
+        (402, {"message": "Insufficient Balance"}, "top up, and run it again", 4),
+        (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, "top up, and run it again", 4),
+        (400, {"message": "max_tokens is too large"}, "refused the first 50 requests alike", 60),
+    ],
+)
+def test_a_teacher_that_refuses_everything_is_not_asked_everything(
+    tmp_path: Path, status_code: int, error: dict[str, str], said: str, most: int
+) -> None:
+    came = 0
+
+    async def refuse(request: web.Request) -> web.Response:
+        nonlocal came
+        came += 1
+        return web.json_response({"error": error}, status=status_code)
+
+    workspace = make(tmp_path / "ws", 200)
+    with Stub(refuse) as url:
+        summary = build(workspace, [Teacher(id="t", model="m", base_url=url, max_concurrency=4)], FREE)
+    assert came <= most and summary.exit_code == 1 and by_status(workspace) == {"failed": 200}
+    assert said in summary.advice[0] and error["message"] in summary.advice[0] and len(summary.advice) == 2
+
+
+def test_the_most_frequent_reason_is_told(workspace: Workspace) -> None:
+    async def some(request: web.Request) -> web.Response:
+        if len(await request.read()) % 2:
+            return web.json_response({"error": {"message": "no numbers, please"}}, status=400)
+        return web.json_response({"choices": [{"message": {"content": "The answer is (A)."}, "finish_reason": "stop"}]})
+
+    with Stub(some) as url:
+        asked = [Teacher(id="t", model="m", base_url=url)]
+        summary = build(workspace, asked, FREE)
+    n = by_status(workspace)["failed"]
+    assert summary.advice[1] == f"the most frequent reason, of {n} rows: HTTP 400: no numbers, please"
+
+
 def test_an_unknown_model_stops_its_teacher_at_once(workspace: Workspace) -> None:
     with SandboxServer() as sandbox:
         asked = [*teachers(sandbox, "ada"), Teacher(id="x", model="sandbox/adda", base_url=sandbox.url)]
@@ -881,6 +919,7 @@ def test_half_a_surrogate_pair_costs_its_character_alone() -> None:
         (400, "bad_request"),
         (422, "bad_request"),
         (401, "auth"),
+        (402, "payment"),
         (403, "auth"),
         (404, "not_found"),
         (429, "rate_limit"),

@@ -82,7 +82,7 @@ class BatchAsker:
         """Send nothing more, and wait no longer; what is under way goes on at the server."""
         if self.end is not None:
             return
-        left = sum(batch.batch_id is not None for batch in self._open())
+        left = sum(batch.batch_id is not None and not batch.missed for batch in self._open())
         if left:
             goes_on = f"{left} batches go on at the server, the next build collects them"
             end = End(end.error_class, f"{end.message} ({goes_on})")
@@ -227,7 +227,7 @@ class BatchAsker:
                 if self._ended.is_set():
                     return
                 if found is None:
-                    self._strike_off(left.pop(batch.name), "unknown to the server")
+                    self._miss(left.pop(batch.name))
                     continue
                 counts[batch.name] = _counts(found)
                 self._tell(counts)
@@ -238,6 +238,23 @@ class BatchAsker:
             if left:
                 youngest = min(batch.age_s for batch in left.values())
                 await rest(min(LONGEST_PAUSE_S, max(FIRST_LOOK_S, PATIENCE * youngest)), self._ended)
+
+    def _miss(self, batch: Submitted) -> None:
+        """The server does not know a batch. Its requests may have been paid, so only the next run sends them again.
+
+        Until then it may turn out that the key was that of another account.
+        """
+        if batch.missed:
+            self._strike_off(batch, "unknown to the server")
+            return
+        self._log.missed(batch.name)
+        key = self.teacher.key_name if self.teacher.api_key else "a request without api_key"
+        sentence = (
+            f"teacher '{self.teacher.id}': {self.teacher.base_url[0]} does not know batch {batch.batch_id} of "
+            f"{batch.requests} requests by {key}: give the key that it was sent with; a build that does not find it "
+            "either takes it for lost and sends its requests again"
+        )
+        self.stop(End("not_found", sentence))
 
     def _strike_off(self, batch: Submitted, how: str) -> None:
         self._log.end(batch.name, how)

@@ -15,7 +15,7 @@ from builders.journal import now_ms
 if TYPE_CHECKING:
     from builders.journal import Journal
 
-_OPEN = "SELECT name, endpoint, model, requests, at_ms, batch_id FROM batches WHERE ended IS NULL"
+_OPEN = "SELECT name, endpoint, model, requests, at_ms, batch_id, missed FROM batches WHERE ended IS NULL"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Submitted:
         requests: lines in it.
         at_ms: when it was planned (ms since 1970, UTC).
         batch_id: the server's name for it; None where a run ended before it was known.
+        missed: how many runs have asked for it in vain, as the server did not know it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Submitted:
     requests: int
     at_ms: int
     batch_id: str | None
+    missed: int = 0
 
     @property
     def age_s(self) -> float:
@@ -58,6 +60,10 @@ class BatchLog:
     def submitted(self, name: str, batch_id: str) -> None:
         """Note what the server calls a batch."""
         self._journal.write([("UPDATE batches SET batch_id = ? WHERE name = ?", (batch_id, name))])
+
+    def missed(self, name: str) -> None:
+        """Note that the server does not know a batch, to this run's key at least."""
+        self._journal.write([("UPDATE batches SET missed = missed + 1 WHERE name = ?", (name,))])
 
     def end(self, name: str, how: str) -> None:
         """Note that nothing more will come of a batch; requests in it without an answer may be sent anew."""

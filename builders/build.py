@@ -78,7 +78,7 @@ class BuildSummary:
         errors = sum((t.errors for t in self.rows), Counter[str]())
         under_way = errors.pop(UNDER_WAY[0], 0)
         if under_way:
-            told.append(f"{under_way} rows are in batches under way: a new build collects them")
+            told.append(f"{under_way} rows are in batches under way: a new build looks for them")
         failed = errors.total()
         if failed:
             kinds = ", ".join(f"{n} {kind}" for kind, n in errors.most_common())

@@ -50,11 +50,12 @@ CREATE TABLE batches (
 CREATE TABLE batch_requests (
     request_hash TEXT NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (request_hash, batch)) WITHOUT ROWID;
 """
-_PAID = """
+_LATER = """
 ALTER TABLE failures ADD COLUMN prompt_tokens INTEGER;
 ALTER TABLE failures ADD COLUMN completion_tokens INTEGER;
+ALTER TABLE batches ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
 """
-_STEPS = (_TABLES, _BATCHES, _PAID)
+_STEPS = (_TABLES, _BATCHES, _LATER)
 """What brings a file from each version to the next."""
 
 

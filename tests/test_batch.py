@@ -280,7 +280,7 @@ def test_an_interrupt_leaves_batches_to_the_server_and_any_next_build_collects_t
     assert by_status(workspace) == {"ok": 50} and summary.run.teachers[0].ok == 25
 
 
-def test_a_batch_that_the_server_does_not_know_is_asked_again(workspace: Workspace) -> None:
+def test_a_batch_that_the_server_does_not_know_is_asked_again_by_the_next_build_only(workspace: Workspace) -> None:
     with SandboxServer() as sandbox:
         asked = teachers(sandbox, "ada")
         hashes = [r.hash for _, batch in Plan(workspace, asked[0], FREE).batches() for r in batch]
@@ -288,6 +288,10 @@ def test_a_batch_that_the_server_does_not_know_is_asked_again(workspace: Workspa
             log = BatchLog(opened)
             log.plan(Submitted("x", sandbox.url, "sandbox/ada", 25, 1, None), hashes)
             log.submitted("x", "batch_of_another_account")
+        summary = build(workspace, asked, FREE)
+        assert sandbox.stats()["received"] == 0 and summary.exit_code == 1
+        assert "does not know batch batch_of_another_account of 25 requests" in summary.advice[0]
+        assert "go on at the server" not in summary.advice[0]
         assert build(workspace, asked, FREE).exit_code == 0
         assert sandbox.stats()["received"] == 25
         with journal(workspace) as opened:
@@ -409,7 +413,7 @@ def test_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert process.returncode == 130 and "1 batches go on at the server" in out + err
-        assert "10 rows are in batches under way: a new build collects them" in out and "asks them" not in out
+        assert "10 rows are in batches under way: a new build looks for them" in out and "asks them" not in out
         found = cli("status", recipe_file, "--json").json[0]
         assert found["under_way"] == 10 and found["batches"][0]["requests"] == 10
         assert found["batches"][0]["batch_id"] == "batch_1"

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from builders.batch_log import BatchLog
-from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, connections, transport
+from builders.client import RETRIED, STOPS_TEACHER, Client, Failure, Reply, bare, connections, transport
 from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
 from builders.flow import LONGEST_REST_S, Breaker, Gate, Pacer, backoff_s, rest
 from builders.journal import Answered, Failed, Journal, Record, now_ms
@@ -374,7 +374,7 @@ class TeacherAsker:
             self._bad[failure.message] += 1
             if self._bad.total() == self._bad[failure.message] == SAME_REFUSALS:
                 same = f"has refused the first {SAME_REFUSALS} requests alike ({failure.message}): correct the recipe"
-                self.stop(End("bad_request", f"teacher '{self.teacher.id}': {route.url} {same}"))
+                self.stop(End("bad_request", f"teacher '{self.teacher.id}': {bare(route.url)} {same}"))
 
     def _heed_refusal(self, failure: Failure, route: Replica) -> None:
         """End a teacher that asks for a longer rest than a run waits for, or has refused everything for so long."""
@@ -384,7 +384,7 @@ class TeacherAsker:
         elif self._refused_for() > LONGEST_REST_S:
             says = f"has refused everything for {self._refused_for():,.0f} s"
         if says:
-            sentence = f"{route.url} {says} ({failure.message}): run it again later"
+            sentence = f"{bare(route.url)} {says} ({failure.message}): run it again later"
             self.stop(End("parked", f"teacher '{self.teacher.id}': {sentence}"))
 
     def _cost(self, reply: Reply | Failure | Record) -> float | None:
@@ -461,6 +461,7 @@ def _resting(gate: Gate) -> str | None:
 
 def advice(teacher: Teacher, url: str, failure: Failure) -> str:
     """What a user should know of a failure that ends a teacher."""
+    url = bare(url)
     if failure.error_class == "auth":
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         return f"teacher '{teacher.id}': {url} refuses {key} ({failure.message})"

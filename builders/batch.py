@@ -22,7 +22,7 @@ import orjson
 from builders.ask import ASK_ROWS, Pick, Shared, advice
 from builders.batch_log import BatchLog, Submitted
 from builders.batch_server import ENDED, ENDPOINT, BatchServer, Refused, read_line
-from builders.client import RETRIED, STOPS_TEACHER, Failure, Reply
+from builders.client import RETRIED, STOPS_TEACHER, Failure, Reply, bare
 from builders.engine import End
 from builders.flow import backoff_s, rest
 from builders.journal import Answered, Failed, Record, now_ms
@@ -250,7 +250,7 @@ class BatchAsker:
         self._log.missed(batch.name)
         key = self.teacher.key_name if self.teacher.api_key else "a request without api_key"
         sentence = (
-            f"teacher '{self.teacher.id}': {self.teacher.base_url[0]} does not know batch {batch.batch_id} of "
+            f"teacher '{self.teacher.id}': {bare(self.teacher.base_url[0])} does not know batch {batch.batch_id} of "
             f"{batch.requests} requests by {key}: give the key that it was sent with; a build that does not find it "
             "either takes it for lost and sends its requests again"
         )
@@ -344,7 +344,7 @@ class BatchAsker:
         return None
 
     def _why(self, failure: Failure) -> End:
-        url = self.teacher.base_url[0]
+        url = bare(self.teacher.base_url[0])
         if failure.error_class in STOPS_TEACHER - {"not_found"}:
             return End(failure.error_class, advice(self.teacher, url, failure))
         if failure.error_class == "not_found":

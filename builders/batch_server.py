@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from builders.client import Answer, Failure, Reply, judge, openai_client, told, without
+from builders.client import Answer, Failure, Reply, bare, judge, openai_client, told, without
 from builders.reply import parsed_json
 from schemas.errors import TeacherError
 
@@ -123,7 +123,7 @@ class _refusing:
             raise Refused(Failure("timeout", f"no whole reply within {self._teacher.timeout_s:g} s")) from None
         if isinstance(error, openai.APIConnectionError) or _of_httpx(error):
             cause = error.__cause__ or error if error else ConnectionError()
-            message = f"{self._teacher.base_url[0]}: {told(cause)}"
+            message = f"{bare(self._teacher.base_url[0])}: {told(cause)}"
             raise Refused(Failure("connection", message)) from None
         if isinstance(error, openai.OpenAIError):  # a reply that is no JSON, say
             raise Refused(Failure("malformed", told(error))) from None

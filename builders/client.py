@@ -142,6 +142,11 @@ def address(url: str, path: str = "") -> tuple[str, dict[str, str]]:
     return base + path, dict(parse_qsl(query))
 
 
+def bare(url: str) -> str:
+    """A URL as messages show it, without its query."""
+    return url.partition("?")[0]
+
+
 class _Lean:
     """aiohttp and nothing else: an eighth of the openai package's CPU time per request."""
 
@@ -163,7 +168,7 @@ class _Lean:
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Failure("connection", f"{url}: {told(error)}")
+            return Failure("connection", f"{bare(url)}: {told(error)}")
 
 
 @asynccontextmanager
@@ -212,7 +217,7 @@ class _OpenAI:
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s")
         except openai.APIConnectionError as error:
-            return Failure("connection", f"{url}: {told(error.__cause__ or error)}")
+            return Failure("connection", f"{bare(url)}: {told(error.__cause__ or error)}")
 
 
 def told(error: BaseException) -> str:
@@ -276,7 +281,7 @@ def _refusal(answer: Answer) -> Failure:
 
 def redirected(headers: Mapping[str, str]) -> str:
     """Where a redirect leads, without its query."""
-    return headers.get("Location", "nowhere").partition("?")[0][:LONGEST_MESSAGE]
+    return bare(headers.get("Location", "nowhere"))[:LONGEST_MESSAGE]
 
 
 def _hidden_error(body: bytes) -> int | None:

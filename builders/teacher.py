@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
@@ -18,6 +18,9 @@ from schemas.errors import InputError
 from schemas.workspace import check_name
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+_SECRET = re.compile("key|token|secret|password|signature|^(sig|code)$", re.IGNORECASE)
+"""Names in a URL's query that carry a key, at Azure's gateways and elsewhere."""
 
 OURS = frozenset({"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "seed"})
 """Body keys that the builder sets itself; `Params.extra_body` may not carry them."""
@@ -109,6 +112,12 @@ def _url(url: str) -> str:
     base, mark, query = url.partition("?")
     if parts.path.rstrip("/").endswith("/chat/completions"):
         raise ValueError(f"'{url}' goes too far: leave out /chat/completions, base_url mostly ends in /v1")
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if _SECRET.search(name):
+            raise ValueError(
+                f"the URL of {parts.hostname} holds '{name}', which would be kept with the data: put it in api_key, as "
+                "${NAME_OF_A_VARIABLE}, and the header that carries it in api_key_header"
+            )
     return base.rstrip("/") + mark + query
 
 

@@ -1017,6 +1017,12 @@ def test_a_key_and_a_version_go_where_azure_wants_them(
         )
         build(workspace, [asked], FREE)
     assert by_status(workspace) == {"ok": 25}
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        there = f"http://127.0.0.1:{gone.getsockname()[1]}/v1"
+        away = asked.model_copy(update={"id": "u", "revision": "2", "base_url": (f"{there}?api-version=2024-10-21",)})
+        summary = build(workspace, [away], FREE, Settings(patience_s=0.2))
+    assert there in summary.advice[0] and "2024-10-21" not in summary.advice[0]
     assert {(key, query) for key, query, _ in seen} == {("azure-secret-1", "api-version=2024-10-21")}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -222,6 +223,16 @@ class Teacher(_Spec):
     def key_name(self) -> str:
         """How messages call the key, without showing it."""
         return f"the key in {self.api_key_env}" if self.api_key_env else "its api_key"
+
+
+def teacher_notes(teachers: Sequence[Teacher]) -> list[str]:
+    """What is odd, but not wrong, about teachers."""
+    return [
+        f"teacher '{t.id}' is asked {t.samples} times at temperature 0: mostly that is the same text, paid {t.samples} "
+        "times; set params.temperature, or samples to 1"
+        for t in teachers
+        if t.samples > 1 and t.params.temperature == 0
+    ]
 
 
 def check_teachers(teachers: tuple[Teacher, ...]) -> None:

@@ -173,24 +173,25 @@ def check(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
 
     from builders.endpoints import check_endpoints
     from builders.sources import question_notes
+    from builders.teacher import teacher_notes
     from raffinate import show
     from raffinate.run import read_project, serving
 
     loaded, questions = read_project(recipe)
     with serving(loaded):
         reports = check_endpoints((*loaded.teachers, *loaded.judges))
-    notes = question_notes(questions)
+    notes = [*(note.message for note in question_notes(questions)), *teacher_notes(loaded.teachers)]
     if json:
         found = {
             "questions": len(questions),
-            "notes": [n.message for n in notes],
+            "notes": notes,
             "endpoints": [asdict(r) for r in reports],
         }
         show.as_json(found)
     else:
         typer.echo(f"{recipe} is valid: {len(questions):,} questions, {len(loaded.teachers)} teachers")
         for remark in notes:
-            show.note(remark.message)
+            show.note(remark)
         show.endpoints(reports)
     problems = [r.problem for r in reports if r.problem]
     if problems:
@@ -206,6 +207,7 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: 
     Example:  raffinate estimate recipe.yaml
     """
     from builders.build import estimate as count
+    from builders.teacher import teacher_notes
     from raffinate import show
     from raffinate.run import estimate_methods, open_project
 
@@ -214,6 +216,8 @@ def estimate(recipe: RecipePath = DEFAULT_RECIPE, batch: AsBatch = False, json: 
     build = count(project.workspace, project.teachers(batch=batch), project.prompt(), cache=cache)
     methods, later = estimate_methods(project, built=not any(e.requests for e in build))
     _show_estimates({show.BUILD: build, **methods}, json)
+    for note in teacher_notes(project.recipe.teachers):
+        show.note(note)
     if later:
         show.note(f"{', '.join(later)} will ask too: how much can be said once the build is done")
 

@@ -19,7 +19,7 @@ from builders.prompt import BUILT_IN, Prompt
 from builders.question_parts import load_parts, write_parts
 from builders.route import Route
 from builders.sources import load_questions, question_notes
-from builders.teacher import Batch, Teacher
+from builders.teacher import Batch, Teacher, teacher_notes
 from purifiers.base import Signal
 from purifiers.evaluate import Evaluation, evaluate
 from purifiers.registry import method
@@ -145,9 +145,9 @@ def read_project(path: str | os.PathLike[str]) -> tuple[Recipe, pa.Table]:
 
 
 def question_warnings(project: Project) -> list[str]:
-    """What is odd, but not wrong, about the questions."""
+    """What is odd, but not wrong, about the questions and the teachers."""
     parts = project.workspace.question_parts(["dataset", "question", "answer"])
-    return [note.message for note in question_notes(parts)]
+    return [*(note.message for note in question_notes(parts)), *teacher_notes(project.recipe.teachers)]
 
 
 def build_project(  # noqa: PLR0913  all but the first two by name only

@@ -280,6 +280,19 @@ def test_a_router_fitted_in_one_workspace_decides_whom_to_ask_in_another(cli: Cl
     assert cli("purify", tmp_path / "new", "--method", "majority").code == 0
 
 
+def test_samples_that_would_be_the_same_text_are_noted_before_they_are_paid(cli: Cli, tmp_path: Path) -> None:
+    with SandboxServer() as sandbox:
+        greedy = {"id": "ada", "model": "sandbox/ada", "base_url": sandbox.url, "samples": 3}
+        warm = greedy | {"id": "bo", "model": "sandbox/bo", "params": {"temperature": 0.7}}
+        recipe = write_recipe(
+            tmp_path / "r.yaml", sandbox.url, teachers=[greedy | {"params": {"temperature": 0}}, warm]
+        )
+        for command in ("check", "estimate", "build"):
+            told = cli(command, recipe).err
+            assert "teacher 'ada' is asked 3 times at temperature 0" in told and "'bo' is asked" not in told
+        assert cli("check", recipe, "--json").json["notes"] != []
+
+
 def test_a_build_stops_at_the_most_requests(cli: Cli, tmp_path: Path) -> None:
     with SandboxServer() as sandbox:
         recipe = write_recipe(tmp_path / "r.yaml", sandbox.url)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from builders.client import address, headers, redirected
+from builders.client import address, bare, headers, redirected
 from builders.teacher import Teacher
 
 TIMEOUT_S = 10
@@ -51,6 +51,7 @@ async def _check(teacher: Teacher, url: str) -> EndpointReport:
     import aiohttp
 
     where, query = address(url, "/models")
+    url = bare(url)
     timeout, started = aiohttp.ClientTimeout(total=TIMEOUT_S), time.perf_counter()
     try:
         async with (
@@ -67,11 +68,12 @@ async def _check(teacher: Teacher, url: str) -> EndpointReport:
         key = teacher.key_name if teacher.api_key else "a request without api_key"
         problem = f"teacher '{teacher.id}': {url} refuses {key} (HTTP {status}): correct it"
         return EndpointReport(teacher.id, url, True, False, None, latency, problem)
-    if 300 <= status < 400:
-        problem = f"teacher '{teacher.id}': {url} sends requests elsewhere (HTTP {status} to {leads}): correct base_url"
-        return EndpointReport(teacher.id, url, True, None, None, latency, problem)
-    if status >= 500:
+    if 300 <= status < 400 or status >= 500:
         problem = f"teacher '{teacher.id}': {where} answers HTTP {status}: look at the server, or check again later"
+        if status < 400:
+            problem = (
+                f"teacher '{teacher.id}': {url} sends requests elsewhere (HTTP {status} to {leads}): correct base_url"
+            )
         return EndpointReport(teacher.id, url, True, None, None, latency, problem)
     served = _models(body) if status == 200 else None
     if served is None:  # not every server lists its models

@@ -54,7 +54,7 @@ def read_files(pattern: str | Path, base_dir: Path) -> pl.DataFrame:
 
 
 def read_file(path: Path) -> pl.DataFrame:
-    """Read one file by its ending; see `read_files`."""
+    """Read one file by its ending; see `read_files`. Its own columns `FILE` and `ROW`, if any, give way to ours."""
     import polars as pl
 
     suffix = path.suffix.lower()
@@ -62,12 +62,11 @@ def read_file(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} has an ending that is not known: use one of {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: it must hold at least one row")
-    frame = _read_parquet(path) if suffix == ".parquet" else _read_text(path, suffix)
+    frame, lines = (_read_parquet(path), None) if suffix == ".parquet" else _read_text(path, suffix)
     if frame.height == 0:
         raise InputError(f"{path} is empty: it has columns but no row")
-    if ROW not in frame.columns:
-        frame = frame.with_row_index(ROW, offset=1)
-    return frame.with_columns(pl.lit(str(path)).alias(FILE), pl.col(ROW).cast(pl.UInt32))
+    numbers = pl.int_range(1, frame.height + 1, dtype=pl.UInt32) if lines is None else pl.lit(lines)
+    return frame.with_columns(pl.lit(str(path)).alias(FILE), numbers.alias(ROW))
 
 
 def require(frame: pl.DataFrame, columns: dict[str, str]) -> None:
@@ -141,7 +140,8 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error
 
 
-def _read_text(path: Path, suffix: str) -> pl.DataFrame:
+def _read_text(path: Path, suffix: str) -> tuple[pl.DataFrame, pl.Series | None]:
+    """The rows, and the line of each where rows are not lines."""
     import polars as pl
 
     data = path.read_bytes()
@@ -156,22 +156,22 @@ def _read_text(path: Path, suffix: str) -> pl.DataFrame:
         raise InputError(f"{path} is empty: it must hold at least one row")
     if suffix == ".csv":
         try:
-            return pl.read_csv(text.encode(), infer_schema=False)
+            return pl.read_csv(text.encode(), infer_schema=False), None
         except pl.exceptions.PolarsError as error:
             raise InputError(f"{path} is not readable as CSV: {_one_line(error)}") from error
     if suffix == ".json" and text.lstrip().startswith("["):
-        return _from_records(path, _json_array(path, data), None)
+        return _from_records(path, _json_array(path, data)), None
     return _read_json_lines(path, data)
 
 
-def _read_json_lines(path: Path, data: bytes) -> pl.DataFrame:
+def _read_json_lines(path: Path, data: bytes) -> tuple[pl.DataFrame, pl.Series | None]:
     import polars as pl
 
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
     try:  # the fast way, which does not say what is wrong or where; it is kept if each line became a row
         frame = pl.read_ndjson(data, infer_schema_length=None)
         if frame.height == len(lines):
-            return frame
+            return frame, None
     except pl.exceptions.PolarsError:
         pass
     import orjson
@@ -188,7 +188,7 @@ def _read_json_lines(path: Path, data: bytes) -> pl.DataFrame:
             raise InputError(f"{path}, line {number} is not a JSON object: one object a line is needed")
         rows.append(row)
         numbers.append(number)
-    return _from_records(path, rows, numbers)
+    return _from_records(path, rows), pl.Series(numbers, dtype=pl.UInt32)
 
 
 def _json_array(path: Path, data: bytes) -> list[dict[str, Any]]:
@@ -204,15 +204,14 @@ def _json_array(path: Path, data: bytes) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _from_records(path: Path, rows: list[dict[str, Any]], numbers: list[int] | None) -> pl.DataFrame:
+def _from_records(path: Path, rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Make a frame of records; a field with values of several types becomes text."""
     import polars as pl
 
     try:
-        frame = pl.from_dicts(rows, infer_schema_length=None, strict=False)
+        return pl.from_dicts(rows, infer_schema_length=None, strict=False)
     except (pl.exceptions.PolarsError, TypeError) as error:
         raise InputError(f"{path}: a field changes its shape between rows: {_one_line(error)}") from error
-    return frame if numbers is None else frame.with_columns(pl.Series(ROW, numbers, dtype=pl.UInt32))
 
 
 def _one_line(error: Exception) -> str:

@@ -6,8 +6,8 @@ and ``rationale`` (or ``raw_text``); it may have ``dataset``, ``predicted_answer
 other field of `RESPONSES`, so a file that raffinate wrote is taken as it is. Responses that other tools left are
 understood, too; see `builders.import_formats`.
 
-- A response belongs to the question of the same ``dataset`` and id; where the ids of the questions repeat between
-  datasets, the ids of both tables become ``dataset/id``.
+- A response belongs to the question of the same ``dataset`` and id; where it or the questions name no dataset, of the
+  same id. Where the ids of the questions repeat between datasets, the ids of both tables become ``dataset/id``.
 - ``predicted_answer`` is made canonical; where the file has no such column, the answer is read from the text. What is
   no answer to its question (a label that is no choice) counts as unread.
 - ``is_correct`` is computed anew from the gold answer, and differences from the file's own are reported.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builders.files import FILE, as_text, read_files, refuse_first, require, where
+from builders.files import FILE, ROW, as_text, find_files, read_files, refuse_first, require, where
 from builders.import_formats import Layout, read_foreign
 from builders.numbers import canonical_number
 from builders.questions import (
@@ -107,13 +107,14 @@ def read_corpus(
     if questions_path is not None:
         rule = SplitRule(by_hash=take.split_by_hash, seed=take.seed)
         rows = read_files(questions_path, base)
-        questions = to_questions(rows, Defaults(Path(questions_path).stem), rule)
+        questions = to_questions(rows, Defaults(find_files(questions_path, base)[0].stem), rule)
+        is_named = "dataset" in rows.columns and rows["dataset"].null_count() < rows.height
     else:
-        questions = _as_known(known_questions)
+        questions, is_named = _as_known(known_questions), True
     foreign = read_foreign(responses_path, base, take.tool, take.layout) if take.tool else None
     rows = _responses(read_files(responses_path, base) if foreign is None else foreign)
     on_file = frozenset(rows.columns)
-    frame = _fill(_select(_joined(rows, questions), questions, take))
+    frame = _fill(_select(_joined(rows, questions, is_named), questions, take))
     frame, notes = _judge(frame, on_file, take)
     _refuse_duplicates(frame)
     length = pl.col("rationale").str.len_chars().fill_null(0).cast(pl.Int32)
@@ -134,7 +135,7 @@ def _as_known(table: pa.Table | None) -> pl.DataFrame:
 
 
 def _responses(rows: pl.DataFrame) -> pl.DataFrame:
-    """Check the columns, and name them as ours."""
+    """Check the columns, name them as ours, and leave out those that are not."""
     import polars as pl
 
     if "teacher_id" not in rows.columns and "teacher" in rows.columns:
@@ -142,10 +143,12 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
     if "rationale" not in rows.columns and "raw_text" in rows.columns:
         rows = rows.rename({"raw_text": "rationale"})
     require(rows, {name: name for name in ("question_id", "teacher_id", "rationale")})
+    rows = rows.select(name for name in rows.columns if name in (*RESPONSES.names, "dataset", FILE, ROW))
     names = ("question_id", "teacher_id", "rationale", "predicted_answer", "dataset", "source", "status")
     rows = as_text(rows, [n for n in names if n in rows.columns])
+    rows = rows.with_columns(pl.col("question_id", "teacher_id").str.strip_chars())
     for name in ("question_id", "teacher_id"):
-        refuse_first(rows, pl.col(name).fill_null("").str.strip_chars() == "", f"{name} is empty")
+        refuse_first(rows, pl.col(name).fill_null("") == "", f"{name} is empty")
     if "status" in rows.columns:
         refuse_first(
             rows,
@@ -155,20 +158,31 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def _joined(rows: pl.DataFrame, questions: pl.DataFrame) -> pl.DataFrame:
-    """Give each response its question: by dataset and id, else by the id in the workspace."""
+def _joined(rows: pl.DataFrame, questions: pl.DataFrame, is_named: bool) -> pl.DataFrame:
+    """Give each response its question: by dataset and id as the source had it, else by the id in the workspace.
+
+    Args:
+        rows: the responses.
+        questions: all questions there are.
+        is_named: whether the questions say their dataset; else an id that fits is enough, whatever the response says.
+    """
     import polars as pl
 
     wanted = {"_id": "question_id", "_dataset": "dataset", "_task": "task", "_gold": "answer", "_choices": "choices"}
     ours = questions.select(
-        *(pl.col(old).alias(new) for new, old in wanted.items()), ORIGINAL_ID, pl.col(ORIGINAL_LABELS).alias("_labels")
+        *(pl.col(old).alias(new) for new, old in wanted.items()), pl.col(ORIGINAL_LABELS).alias("_labels")
     )
-    by_id = rows.join(ours, left_on="question_id", right_on="_id", how="left", coalesce=False, maintain_order="left")
     if "dataset" in rows.columns:
-        keys = {"left_on": ["dataset", "question_id"], "right_on": ["_dataset", ORIGINAL_ID]}
-        pairs = rows.join(ours, how="left", coalesce=False, maintain_order="left", **keys)  # type: ignore[arg-type]
-        by_id = pairs if not pairs["_id"].null_count() else by_id if not by_id["_id"].null_count() else pairs
-    unknown = by_id.filter(pl.col("_id").is_null())
+        original = questions.select(
+            "dataset", pl.col(ORIGINAL_ID).alias("question_id"), pl.col("question_id").alias("_pair")
+        )
+        rows = rows.join(original, on=["dataset", "question_id"], how="left", maintain_order="left")
+        rows = rows.with_columns(pl.coalesce("_pair", "question_id").alias("question_id"))
+    found = rows.join(ours, left_on="question_id", right_on="_id", how="left", coalesce=False, maintain_order="left")
+    if "dataset" in rows.columns and is_named:
+        is_other = (pl.col("dataset") != pl.col("_dataset")).fill_null(value=False)
+        found = found.with_columns(pl.when(~is_other).then(pl.col("_id")).alias("_id"))
+    unknown = found.filter(pl.col("_id").is_null())
     if unknown.height:
         row = unknown.to_dicts()[0]
         of = f" of dataset '{row['dataset']}'" if row.get("dataset") else ""
@@ -176,7 +190,7 @@ def _joined(rows: pl.DataFrame, questions: pl.DataFrame) -> pl.DataFrame:
             f"{where(row)}: question_id '{row['question_id']}'{of} is not among the questions "
             f"({unknown.height} such rows): import the questions it answers too, or leave these rows out"
         )
-    return by_id.with_columns(pl.col("_id").alias("question_id"))
+    return found
 
 
 def _select(frame: pl.DataFrame, questions: pl.DataFrame, take: Selection) -> pl.DataFrame:

@@ -85,7 +85,8 @@ def to_questions(rows: pl.DataFrame, defaults: Defaults, split: SplitRule) -> pl
     import polars as pl
 
     require(rows, {"question": "question"})
-    frame = _text_columns(rows, defaults).with_row_index("_i")
+    known = rows.select(name for name in rows.columns if name in (*QUESTIONS.names, FILE, ROW))
+    frame = _text_columns(known, defaults).with_row_index("_i")
     refuse_first(frame, pl.col("question").fill_null("").str.strip_chars() == "", "the question is empty")
     refuse_first(frame, ~pl.col("task").is_in(TASKS), "task '{task}' is not known: use one of " + ", ".join(TASKS))
     options = _labelled(frame, _long_choices(frame))

@@ -88,6 +88,30 @@ def test_ids_that_repeat_between_datasets_are_prefixed_in_both_tables(import_row
     assert chosen.questions["question_id"].to_pylist() == chosen.responses["question_id"].to_pylist() == ["zoo/1"]
 
 
+def test_columns_that_are_not_ours_do_no_harm(import_rows: Import) -> None:
+    odd = dict.fromkeys(("_id", "_choices", "_gold", "_task", "_pair", "_i", "_row", "_file", "_number", "pos"), "x")
+    with_odd = import_rows([ANSWER | odd], [question | odd for question in QUESTIONS_ON_FILE])
+    plain = import_rows([ANSWER])
+    assert with_odd.responses.equals(plain.responses)
+    assert with_odd.questions is not None and with_odd.questions.equals(plain.questions)
+
+
+def test_an_answer_of_another_dataset_is_not_taken_for_one_of_the_same_id(import_rows: Import) -> None:
+    other = {**ANSWER, "dataset": "zoo"}
+    with pytest.raises(InputError, match="question_id '1' of dataset 'zoo' is not among the questions"):
+        import_rows([ANSWER, other])
+    nameless = [{k: v for k, v in question.items() if k != "dataset"} for question in QUESTIONS_ON_FILE]
+    assert import_rows([other], nameless).responses["question_id"].to_pylist() == ["1"]
+    prefixed = {**other, "question_id": "zoo/1"}
+    rows = import_rows([ANSWER, prefixed], [*QUESTIONS_ON_FILE, {**QUESTION, "dataset": "zoo"}]).responses
+    assert rows["question_id"].to_pylist() == ["pets/1", "zoo/1"]
+
+
+def test_white_space_around_ids_is_no_part_of_them(import_rows: Import) -> None:
+    rows = import_rows([{**ANSWER, "question_id": " 1 ", "teacher": "ann "}]).responses
+    assert (rows["question_id"].to_pylist(), rows["teacher_id"].to_pylist()) == (["1"], ["ann"])
+
+
 def test_answers_follow_the_labels(import_rows: Import) -> None:
     choices = {"label": ["1", "2"], "text": ["cat", "dog"]}
     row = import_rows(
@@ -144,6 +168,7 @@ def test_a_split_by_hash_replaces_the_one_on_file(import_rows: Import) -> None:
     [
         ([ANSWER, ANSWER], {}, "teacher 'ann' answers question '1' twice: {file}, row 1 and {file}, row 2"),
         ([ANSWER, {**ANSWER, "question_id": "9"}], {}, "{file}, row 2: question_id '9' of dataset 'pets' is not among"),
+        ([ANSWER | {"_row": "x", "teacher": ""}], {}, "{file}, row 1: teacher_id is empty"),
         ([{**ANSWER, "teacher": ""}], {}, "{file}, row 1: teacher_id is empty"),
         (
             [{"question_id": "1", "teacher": "ann", "rational": "x"}],

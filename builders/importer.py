@@ -51,11 +51,26 @@ _KEY = ("question_id", "teacher_id", "sample_idx")
 
 @dataclass(frozen=True)
 class ImportedCorpus:
-    """What an import found. ``questions`` is None where none were given; both tables have our exact schemas."""
+    """What an import found. ``questions`` is None where none were given; all tables have our exact schemas."""
 
     questions: pa.Table | None
-    responses: pa.Table
+    rows: pl.DataFrame
+    """The responses as a frame: a table of all would take the same memory again."""
     notes: list[Note]
+
+    @property
+    def responses(self) -> pa.Table:
+        """All responses."""
+        return to_table(self.rows, RESPONSES.arrow)
+
+    @property
+    def teachers(self) -> list[str]:
+        """Who has responses, sorted by id."""
+        return list(self.rows["teacher_id"].unique().sort())
+
+    def responses_of(self, teacher: str) -> pa.Table:
+        """The responses of one teacher."""
+        return to_table(self.rows.filter(teacher_id=teacher), RESPONSES.arrow)
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ def read_corpus(
     frame, notes = _judge(frame, on_file, take)
     _refuse_duplicates(frame)
     length = pl.col("rationale").str.len_chars().fill_null(0).cast(pl.Int32)
-    responses = to_table(frame.with_columns(length.alias("rationale_chars")), RESPONSES.arrow)
+    responses = frame.with_columns(length.alias("rationale_chars")).select(RESPONSES.names)
     if questions_path is None:
         return ImportedCorpus(None, responses, notes)
     table = to_table(_of_datasets(questions, "dataset", take), QUESTIONS.arrow)

@@ -402,7 +402,8 @@ def import_(
 ) -> None:
     """Bring in answers that were collected elsewhere, or a published dataset, without asking anybody.
 
-    Responses need the columns question_id, teacher_id and rationale; more of them: docs/building.md.
+    Responses need the columns question_id, teacher_id and rationale; more of them: docs/building.md. What the
+    workspace has stays, but for answers of the same question, teacher and sample, which are replaced.
 
     Example:  raffinate import my-dataset --questions q.parquet --responses r.parquet --split-by-hash 70/0/30
 

@@ -106,7 +106,7 @@ def refuse_first(frame: pl.DataFrame, is_bad: pl.Expr, message: str) -> None:
 
 
 def as_text(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """Make columns text, numbers included.
+    """Make columns text, numbers included; NaN is null, and an id that is a whole number has no point.
 
     Raises:
         InputError: one holds a list or an object; names the first such row.
@@ -118,7 +118,11 @@ def as_text(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
             kind = "an object" if frame.schema[name] == pl.Struct else "a list"
             refuse_first(frame, pl.col(name).is_not_null(), f"{name} must be a text, not {kind}")
             frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias(name))
-    return frame.with_columns(pl.col(columns).cast(pl.String, strict=False))
+    floats = [name for name in columns if frame.schema[name].is_float()]
+    frame = frame.with_columns(pl.col(floats).fill_nan(None))
+    frame = frame.with_columns(pl.col(columns).cast(pl.String, strict=False))
+    ids = [name for name in floats if name == "question_id"]  # 1.0: pandas makes floats of numbers with gaps
+    return frame.with_columns(pl.col(ids).str.strip_suffix(".0"))
 
 
 def where(row: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ understood, too; see `builders.import_formats`.
 
 - A response belongs to the question of the same ``dataset`` and id; where it or the questions name no dataset, of the
   same id. Where the ids of the questions repeat between datasets, the ids of both tables become ``dataset/id``.
-- ``predicted_answer`` is made canonical; where the file has no such column, the answer is read from the text. What is
-  no answer to its question (a label that is no choice) counts as unread.
+- ``predicted_answer`` is made canonical: of a choice it may be a label (``B``, ``(B)``), an option's text, or the index
+  from 0 of an option without label. Where the file has no such column, the answer is read from the text. What is no
+  answer to its question (a label that is no choice) counts as unread.
 - ``is_correct`` is computed anew from the gold answer, and differences from the file's own are reported.
 - ``rationale`` loses its final answer line where the line says the ``predicted_answer``; ``raw_text`` keeps all.
 - A blank rationale makes the row ``failed`` with ``error_class`` "empty"; its answer, where the file has one, is kept.
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+_AROUND_LABEL = "()[]{}.:*_`\"' "
 _KEY = ("question_id", "teacher_id", "sample_idx")
 
 
@@ -160,7 +162,8 @@ def _responses(rows: pl.DataFrame) -> pl.DataFrame:
     require(rows, {name: name for name in ("question_id", "teacher_id", "rationale")})
     rows = rows.select(name for name in rows.columns if name in (*RESPONSES.names, "dataset", FILE, ROW))
     names = ("question_id", "teacher_id", "rationale", "predicted_answer", "dataset", "source", "status")
-    rows = as_text(rows, [n for n in names if n in rows.columns])
+    is_index = rows.schema.get("predicted_answer", pl.String()).is_integer()
+    rows = as_text(rows, [n for n in names if n in rows.columns]).with_columns(pl.lit(is_index).alias("_is_index"))
     rows = rows.with_columns(pl.col("question_id", "teacher_id").str.strip_chars())
     for name in ("question_id", "teacher_id"):
         refuse_first(rows, pl.col(name).fill_null("") == "", f"{name} is empty")
@@ -247,13 +250,15 @@ def _fill(frame: pl.DataFrame) -> pl.DataFrame:
         frame = _typed(frame, name, kind)
     file_name = pl.col(FILE).str.split("/").list.last()
     blank = pl.col("rationale").fill_null("").str.strip_chars() == ""
+    said = pl.col("predicted_answer").str.strip_chars()
+    refuse_first(frame, pl.col("sample_idx") < 0, "sample_idx {sample_idx} is negative: count from 0")
     return frame.with_columns(
         pl.col("sample_idx").fill_null(0),
         pl.col("gold_shown").fill_null(value=False),
         pl.col("source").fill_null(file_name),
         pl.when(blank).then(None).otherwise(pl.col("rationale")).alias("rationale"),
         pl.col("is_correct").alias("_is_correct"),
-        pl.col("predicted_answer").str.strip_chars().alias("_said"),
+        pl.when(said != "").then(said).alias("_said"),
         (pl.col("status").is_null() & blank).alias("_empty"),
     )
 
@@ -263,6 +268,8 @@ def _typed(frame: pl.DataFrame, name: str, kind: pl.DataType) -> pl.DataFrame:
     import polars as pl
 
     given, value = frame.schema[name], pl.col(name)
+    if given.is_float():  # as pandas writes gaps
+        frame = frame.with_columns(value.fill_nan(None))
     if given == kind or kind.is_nested():
         return frame
     if given.is_nested():
@@ -274,17 +281,23 @@ def _typed(frame: pl.DataFrame, name: str, kind: pl.DataType) -> pl.DataFrame:
         if kind == pl.Boolean:
             value = text.replace_strict(_TRUTHS, default=None, return_dtype=pl.Boolean)
         else:
-            value = _time(value) if kind == pl.Datetime else text
-    is_bad = pl.col(name).is_not_null() & value.cast(kind, strict=False).is_null()
-    what = (
-        "true or false"
-        if kind == pl.Boolean
-        else "a time like 2026-01-31T12:00:00Z"
-        if kind == pl.Datetime
-        else "a number"
-    )
-    refuse_first(frame, is_bad, f"{name} '{{{name}}}' is not {what}")
+            value = _time(value) if kind == pl.Datetime else text.cast(pl.Float64, strict=False)
+    ours = value.cast(kind, strict=False)
+    is_bad = pl.col(name).is_not_null() & ours.is_null()
+    if kind.is_integer() or (kind == pl.Boolean and given.is_numeric()):
+        is_bad |= ours.cast(pl.Float64) != value.cast(pl.Float64)
+    refuse_first(frame, is_bad, f"{name} '{{{name}}}' is not {_what(kind)}")
     return frame.with_columns(value.cast(kind, strict=False).alias(name))
+
+
+def _what(kind: pl.DataType) -> str:
+    import polars as pl
+
+    if kind == pl.Boolean:
+        return "true or false"
+    if kind == pl.Datetime:
+        return "a time like 2026-01-31T12:00:00Z"
+    return "a whole number" if kind.is_integer() else "a number"
 
 
 def _time(text: pl.Expr) -> pl.Expr:
@@ -338,15 +351,26 @@ def _with_answers(frame: pl.DataFrame, on_file: frozenset[str]) -> pl.DataFrame:
 
 
 def _as_label(frame: pl.DataFrame) -> pl.Series:
-    """Translate the labels on file to ours; what is no label of the question becomes null."""
+    """Translate the answers on file to our labels: from a label, also in brackets, else an option's text or index.
+
+    An index is an integer beside options without labels, and counts from 0. What fits no option, or two, becomes null.
+    """
     import polars as pl
 
     said = frame.with_row_index("_i").filter(pl.col("_task") == "choice", pl.col("_said").is_not_null())
-    options = said.select("_i", "_said", "_labels", "_choices").explode("_labels", "_choices")
-    label = pl.col("_choices").struct.field("label")
+    options = said.select("_i", "_said", "_is_index", "_labels", "_choices").explode("_labels", "_choices")
+    label, text = (pl.col("_choices").struct.field(name) for name in ("label", "text"))
+    upper, place = pl.col("_said").str.to_uppercase(), pl.int_range(pl.len()).over("_i").cast(pl.String)
     theirs = pl.coalesce("_labels", label).str.to_uppercase()
-    found = options.filter(theirs == pl.col("_said").str.to_uppercase()).select("_i", label.alias("_label"))
-    return frame.with_row_index("_i").join(found, on="_i", how="left", maintain_order="left")["_label"]
+    is_index = pl.col("_is_index") & pl.col("_labels").is_null() & (place == upper)
+    fit = (
+        pl.when(theirs == upper).then(0)
+        .when(theirs == upper.str.strip_suffix(".0").str.strip_chars(_AROUND_LABEL)).then(1)
+        .when(is_index | (text.str.to_uppercase() == upper)).then(2)
+    )  # fmt: skip
+    fits = options.select("_i", fit.alias("fit"), label.alias("_label")).drop_nulls("fit")
+    fits = fits.filter(pl.col("fit") == pl.col("fit").min().over("_i")).filter(pl.len().over("_i") == 1)
+    return frame.with_row_index("_i").join(fits, on="_i", how="left", maintain_order="left")["_label"]
 
 
 def _as_number(said: pl.Series) -> pl.Expr:

@@ -121,6 +121,51 @@ def test_answers_follow_the_labels(import_rows: Import) -> None:
     assert row["is_correct"].to_pylist() == [True]
 
 
+@pytest.mark.parametrize(
+    ("choices", "said", "label"),
+    [
+        (["cat", "dog"], "dog", "B"),
+        (["cat", "dog"], "Dog", "B"),
+        (["cat", "dog"], "(b)", "B"),
+        (["cat", "dog"], "B.", "B"),
+        (["cat", "dog"], 1, "B"),
+        (["cat", "dog"], "1", None),
+        (["cat", "dog"], 2, None),
+        (["cat", "Cat"], "cat", None),
+        (["1", "0"], 0, None),
+        (["b", "dog"], "B", "B"),
+        (["True", "False"], False, "B"),
+        ({"label": ["1", "2"], "text": ["cat", "dog"]}, 2.0, "B"),
+        (["cat", "dog"], "", None),
+    ],
+)
+def test_an_answer_on_file_may_be_a_label_a_text_or_an_index(
+    import_rows: Import, choices: Any, said: Any, label: str | None
+) -> None:
+    question = {**QUESTION, "choices": choices, "answer": None}
+    rows = import_rows([{**ANSWER, "predicted_answer": said}], [question]).responses
+    assert rows["predicted_answer"].to_pylist() == [label]
+
+
+def test_a_blank_answer_on_file_is_none(import_rows: Import) -> None:
+    corpus = import_rows([ANSWER, {**ANSWER, "question_id": "2", "predicted_answer": " ", "is_correct": None}])
+    assert notes(corpus) == {"unread": 1}
+
+
+def test_gaps_that_pandas_wrote_are_gaps(import_rows: Import, tmp_path: Path) -> None:
+    gap = float("nan")
+    asked = {"question_id": [1.0, 2.0], "question": ["1 + 1?", "?"], "answer": [2.0, gap], "split": ["train", "train"]}
+    said = {"question_id": [1, 2], "teacher": "ann", "rationale": "So 2.", "is_correct": [1.0, gap], "seconds": gap,
+            "prompt_tokens": [7.0, gap], "predicted_answer": [2.0, gap], "latency_ms": [gap, 0.5]}  # fmt: skip
+    pl.DataFrame(asked).write_parquet(tmp_path / "q.parquet")
+    pl.DataFrame(said).write_parquet(tmp_path / "r.parquet")
+    corpus = read_corpus(tmp_path / "q.parquet", tmp_path / "r.parquet")
+    assert corpus.questions is not None
+    assert [corpus.questions[name].to_pylist() for name in ("answer", "task")] == [["2", None], ["number"] * 2]
+    found = corpus.responses.select(["is_correct", "prompt_tokens", "latency_ms"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [(True, 7, None), (None, None, 0.5)]
+
+
 def test_answers_are_read_from_the_text_where_the_file_has_none(import_rows: Import) -> None:
     bare = {k: v for k, v in ANSWER.items() if k not in ("predicted_answer", "is_correct")}
     rows = import_rows([bare, {**bare, "teacher": "bob", "rationale": "Who knows?"}]).responses.to_pylist()
@@ -182,6 +227,10 @@ def test_a_split_by_hash_replaces_the_one_on_file(import_rows: Import) -> None:
         ([ANSWER | {"params": {"seed": 1}}], {}, "{file}, row 1: params must be a text, not an object"),
         ([ANSWER | {"prompt_tokens": [1]}], {}, "{file}, row 1: prompt_tokens must be one value, not several"),
         ([ANSWER | {"latency_ms": "long"}], {}, "{file}, row 1: latency_ms 'long' is not a number"),
+        ([ANSWER | {"sample_idx": 1.5}], {}, "{file}, row 1: sample_idx '1.5' is not a whole number"),
+        ([ANSWER | {"sample_idx": "1.5"}], {}, "{file}, row 1: sample_idx '1.5' is not a whole number"),
+        ([ANSWER | {"sample_idx": -1}], {}, "{file}, row 1: sample_idx -1 is negative: count from 0"),
+        ([ANSWER | {"is_correct": 0.5}], {}, "{file}, row 1: is_correct '0.5' is not true or false"),
         ([ANSWER | {"is_correct": "maybe"}], {}, "{file}, row 1: is_correct 'maybe' is not true or false"),
         ([ANSWER | {"created_at": "today"}], {}, "row 1: created_at 'today' is not a time like 2026-01-31T12:00:00Z"),
     ],

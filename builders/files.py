@@ -30,6 +30,8 @@ def find_files(pattern: str | Path, base_dir: Path) -> list[Path]:
     full = (base_dir / Path(pattern).expanduser()).absolute()
     if full.is_file():
         return [full]
+    if full.is_dir():
+        raise InputError(f"{full} is a folder: name the files in it, as in '{full}/*.parquet'")
     found = sorted(p for p in Path(full.anchor).glob(str(full.relative_to(full.anchor))) if p.is_file())
     if not found:
         raise InputError(f"no file matches {full}: check the path (relative paths start at {base_dir})")
@@ -205,6 +207,8 @@ def _json_array(path: Path, data: bytes) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InputError(f"{path}, item {number} is not a JSON object")
+    if not rows:
+        raise InputError(f"{path} is empty: it must hold at least one row")
     return list(rows)
 
 

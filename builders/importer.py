@@ -316,8 +316,10 @@ def _judge(frame: pl.DataFrame, on_file: frozenset[str], take: Selection) -> tup
         pl.when(pl.col("_empty")).then(pl.lit("empty")).otherwise(pl.col("error_class")).alias("error_class"),
         (pl.col("gold_shown") | forced | pl.col("teacher_id").is_in(list(take.gold_shown))).alias("gold_shown"),
     )
-    frame = _with_rationales(_with_answers(frame, on_file), on_file)
-    frame = _graded(frame)
+    frame = _with_answers(frame, on_file) if "predicted_answer" in on_file else _with_read_answers(frame, on_file)
+    answered = pl.col("predicted_answer").is_not_null()
+    status = pl.when(answered).then(pl.lit("read")).otherwise(pl.lit("unread")).alias("answer_status")
+    frame = _graded(frame.with_columns(status))
     return frame, _notes(frame)
 
 
@@ -331,23 +333,46 @@ def _forced(frame: pl.DataFrame, on_file: frozenset[str]) -> pl.Expr:
 
 
 def _with_answers(frame: pl.DataFrame, on_file: frozenset[str]) -> pl.DataFrame:
-    """Set ``predicted_answer`` in canonical form, and ``answer_status``."""
+    """Set ``predicted_answer`` of the file in canonical form, and cut the answer line that says it."""
     import polars as pl
 
-    if "predicted_answer" in on_file:
-        frame = frame.with_columns(
-            pl.when(pl.col("_task") == "choice").then(_as_label(frame))
-            .when(pl.col("_task") == "number").then(_as_number(frame["_said"]))
-            .otherwise(pl.col("_said")).alias("predicted_answer")
-        )  # fmt: skip
-    else:
-        read = [
-            None if shown else read_answer(text or "", task, choices).value
-            for text, task, choices, shown in frame.select("rationale", "_task", "_choices", "gold_shown").iter_rows()
-        ]
-        frame = frame.with_columns(pl.Series("predicted_answer", read, dtype=pl.String))
-    answered = pl.col("predicted_answer").is_not_null()
-    return frame.with_columns(pl.when(answered).then(pl.lit("read")).otherwise(pl.lit("unread")).alias("answer_status"))
+    frame = frame.with_columns(
+        pl.when(pl.col("_task") == "choice").then(_as_label(frame))
+        .when(pl.col("_task") == "number").then(_as_number(frame["_said"]))
+        .otherwise(pl.col("_said")).alias("predicted_answer")
+    )  # fmt: skip
+    if "raw_text" in on_file:
+        return frame
+    rationales: list[str | None] = []
+    columns = ("rationale", "_task", "_choices", "predicted_answer", "gold_shown")
+    for text, task, choices, predicted, shown in frame.select(columns).iter_rows():
+        answer = None if text is None or predicted is None or shown else read_answer(text, task, choices)
+        says_it = answer is not None and answer.value is not None and same_answer(answer.value, predicted, task)
+        rationales.append((answer.rationale or None) if answer is not None and says_it else text)
+    return _with_rationales(frame, rationales)
+
+
+def _with_read_answers(frame: pl.DataFrame, on_file: frozenset[str]) -> pl.DataFrame:
+    """Read ``predicted_answer`` from the text, and cut the answer line."""
+    import polars as pl
+
+    predicted: list[str | None] = []
+    rationales: list[str | None] = []
+    for text, task, choices, shown in frame.select("rationale", "_task", "_choices", "gold_shown").iter_rows():
+        answer = None if text is None or shown else read_answer(text, task, choices)
+        predicted.append(answer.value if answer else None)
+        rationales.append((answer.rationale or None) if answer and answer.status == "read" else text)
+    frame = frame.with_columns(pl.Series("predicted_answer", predicted, dtype=pl.String))
+    return frame if "raw_text" in on_file else _with_rationales(frame, rationales)
+
+
+def _with_rationales(frame: pl.DataFrame, rationales: list[str | None]) -> pl.DataFrame:
+    """Set the rationales without their answer line; ``raw_text`` keeps all. A file with both has done so itself."""
+    import polars as pl
+
+    return frame.with_columns(
+        pl.col("rationale").alias("raw_text"), pl.Series("rationale", rationales, dtype=pl.String)
+    )
 
 
 def _as_label(frame: pl.DataFrame) -> pl.Series:
@@ -379,23 +404,6 @@ def _as_number(said: pl.Series) -> pl.Expr:
     texts = said.drop_nulls().unique().to_list()
     canonical = [canonical_number(text) for text in texts]
     return pl.col("_said").replace_strict(texts, canonical, default=None, return_dtype=pl.String)
-
-
-def _with_rationales(frame: pl.DataFrame, on_file: frozenset[str]) -> pl.DataFrame:
-    """Cut the final answer line that says the predicted answer, unless the file keeps the raw text apart itself."""
-    import polars as pl
-
-    if "raw_text" in on_file:
-        return frame
-    rationales: list[str | None] = []
-    columns = ("rationale", "_task", "_choices", "predicted_answer", "gold_shown")
-    for text, task, choices, predicted, shown in frame.select(columns).iter_rows():
-        answer = None if text is None or predicted is None or shown else read_answer(text, task, choices)
-        says_it = answer is not None and answer.value is not None and same_answer(answer.value, predicted, task)
-        rationales.append((answer.rationale or None) if answer is not None and says_it else text)
-    return frame.with_columns(
-        pl.col("rationale").alias("raw_text"), pl.Series("rationale", rationales, dtype=pl.String)
-    )
 
 
 def _graded(frame: pl.DataFrame) -> pl.DataFrame:

@@ -192,6 +192,7 @@ BAD_QUESTIONS = [
     ("q.csv", b"question,answer\ncaf\xe9,1\n", "UTF-8"),
     ("q.jsonl", b"", r"q\.jsonl is empty"),
     ("q.csv", b"question,answer\n", r"q\.csv is empty"),
+    ("q.json", b"[]", r"q\.json is empty: it must hold at least one row"),
     ("q.parquet", b"PAR1 nothing", r"q\.parquet"),
     ("q.txt", b"hello", "ending that is not known"),
 ]  # fmt: skip
@@ -216,6 +217,11 @@ def test_shares_that_are_none(cli: Cli, tmp_path: Path, shares: str) -> None:
         cli("import", tmp_path / "new", *files, "--split-by-hash", shares),
         "is not three shares: write it like 70/10/20",
     )
+
+
+def test_a_folder_is_no_file(cli: Cli, tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, questions={"path": "."})
+    told(cli("check", recipe), rf"{tmp_path} is a folder: name the files in it, as in '{tmp_path}/\*\.parquet'")
 
 
 def test_bad_questions_leave_an_import_undone(cli: Cli, tmp_path: Path) -> None:

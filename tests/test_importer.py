@@ -107,6 +107,14 @@ def test_an_answer_of_another_dataset_is_not_taken_for_one_of_the_same_id(import
     assert rows["question_id"].to_pylist() == ["pets/1", "zoo/1"]
 
 
+def test_a_dataset_without_a_name_is_called_like_its_first_file(import_rows: Import, tmp_path: Path) -> None:
+    nameless = {k: v for k, v in QUESTION.items() if k != "dataset"}
+    import_rows([{**ANSWER, "dataset": None}], [nameless])
+    (tmp_path / "questions.jsonl").rename(tmp_path / "pets-1.jsonl")
+    found = read_corpus(tmp_path / "pets-*.jsonl", tmp_path / "responses.jsonl").questions
+    assert found is not None and found["dataset"].to_pylist() == ["pets-1"]
+
+
 def test_white_space_around_ids_is_no_part_of_them(import_rows: Import) -> None:
     rows = import_rows([{**ANSWER, "question_id": " 1 ", "teacher": "ann "}]).responses
     assert (rows["question_id"].to_pylist(), rows["teacher_id"].to_pylist()) == (["1"], ["ann"])

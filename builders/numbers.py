@@ -42,6 +42,13 @@ _DASHES = str.maketrans({"−": "-", "–": "-", "‐": "-", "\u00a0": " ", "\u2
 _TOKEN = re.compile(
     r"(?:(?<![\w.)\]])[-−]\s?)?[$€£]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?![A-Za-z\d]))?(?:\s?/\s?\d+(?![\d.]))?"
 )
+_GROUPED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?!\s?/|-|\d)")  # 3 400, not 3 100/200 or 12 200-kilobyte
+_MINUS = re.compile(r"(?:^minus|\bnegative)\s+(?=[$€£]?\d)", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"\W*between\s|\W*(?:[a-z]\s*=\s*)?\W*\d[\d,.]*(?:\s+[a-z]+)?\s+(?:or|and|to)\s+(?:[a-z]\s*=\s*)?\W*\d"
+    r"|\W*\d+\s?:\s?\d",
+    re.IGNORECASE,
+)
 _LATEX = re.compile(
     r"(?:\\(?:[dt]?frac|sqrt|times|cdot|div)(?![A-Za-z])|[\d\s.,+\-*/(){}\[\]]|\^(?:\d|\{-?\d{1,3}\}))+"
 )
@@ -64,13 +71,13 @@ def number_in(said: str, last: bool = False) -> str | None:
     """Return the canonical number that a phrase comes to, or None.
 
     The whole phrase if it is a number; else what follows its last ``=``; else its first number, or its last one with
-    ``last``. Two alternatives (``5 or 6``) are no answer.
+    ``last``. Two numbers side by side (``5 or 6``, ``2 hours and 30 minutes``, ``3:4``) are no answer.
     """
-    said = said.strip(_WRAPPING)
+    said = _MINUS.sub("-", said.strip(_WRAPPING))
     whole = canonical_number(said.strip("$()[]")) if len(said) <= MAX_LENGTH else None
     if whole is not None:
         return whole
-    if not last and re.match(r"\W*\d[\d,.]*\s+or\s+\W*\d", said):
+    if not last and _SEVERAL.match(said):
         return None
     _, equals, right = said.rpartition("=")
     if equals and (value := canonical_number(right.strip(_WRAPPING + "$()[]\\")) or _token(right, last=False)):
@@ -87,6 +94,7 @@ def _token(said: str, last: bool) -> str | None:
 def _clean(text: str) -> str:
     """Turn the LaTeX that only decorates a number into plain text."""
     text = text.translate(_DASHES).strip(_WRAPPING)
+    text = _GROUPED.sub(lambda m: m[0].replace(" ", ""), text)
     if "\\" in text or "{" in text:
         text = _TEXT_COMMAND.sub(r" \1", text)
         text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)

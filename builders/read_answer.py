@@ -5,12 +5,14 @@ A reply is *read* when it commits itself to one answer, else *unread*; unread is
 How a reply is read, the first rule that finds something wins:
 
 1. the last explicit conclusion: ``answer is ...``, ``Answer: ...``, ``\boxed{...}``, ``#### ...``, ``Therefore, B is
-   correct``. A negated one (``the answer is not B``) is passed over; one that names two answers (``A or B``) or
-   ``none of the above`` leaves the reply unread. Where one closes its paragraph and the model then runs on (into a
-   summary of "all the answers", or another question), that one stands, unless what follows takes it back ("wait",
-   "final answer", ...): `docs/findings.md` has the figures behind this;
-2. for a choice: ``B is correct`` or ``the best option is B`` anywhere, the last one; then a closing line or sentence
-   that is one option, or names exactly one (by its label in brackets, or in words) without a word of doubt;
+   correct``, ``<answer>B</answer>``. A negated one (``the answer is not B``, ``I don't think the answer is B``) is
+   passed over; one that names two answers (``A or B``) or ``none of the above`` leaves the reply unread. Where one
+   closes its paragraph and the model then runs on (into a summary of "all the answers", or another question), that one
+   stands, unless what follows takes it back ("wait", "final answer", ...): `docs/findings.md` has the figures behind
+   this;
+2. for a choice: ``B is correct``, ``B is the right answer`` or ``the best option is B`` anywhere, the last one; then a
+   closing line or sentence that is one option, or names exactly one (by its label in brackets, or in words) without a
+   word of doubt;
 3. for a number: the last number of the closing sentence, or the first one after its last ``=``.
 
 A canonical number is exact, and equal values have equal texts: a decimal without exponent, grouping or trailing zeros
@@ -28,7 +30,7 @@ from typing import Literal, NamedTuple
 
 from builders.numbers import canonical_number, number_in
 
-READER_VERSION = "1"
+READER_VERSION = "2"
 """Changes whenever the same text may be read differently; stored with a build so that answers can be re-read."""
 
 MAX_TAIL = 20_000
@@ -67,18 +69,24 @@ class _Found(NamedTuple):
 
 # What may stand between the cue ("answer") and what it says.
 _LINK = re.compile(
-    r"(?:s?\s+(?:choice|option|letter|here|below|then|to\s[^.:\n]{1,80}?))?[\s*_\"'`)]*"
-    r"(?:(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|can\s+be)\b|:|=|→|->|(?=\s*\())"
-    r"(?:[\s:*_\"'`$~]|\\\[|\\\(|(?:most\s+likely|most\s+probably|likely|clearly|indeed|probably|simply|therefore|thus|approximately|about)\b,?)*",
+    r"(?:s?\s+(?:choice|option|letter|here|below|then|to\s[^.:\n]{1,80}?))?[\s*_\"'`)”’]*"
+    r"(?:(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|can\s+be)\b|:|=|→|->|>|(?=\s*\())"
+    r"(?:[\s:*_\"'`$~“‘]|\\\[|\\\(|(?:most\s+likely|most\s+probably|likely|clearly|indeed|probably|definitely|certainly|"
+    r"obviously|surely|simply|therefore|thus|approximately|about)\b,?)*",
     re.IGNORECASE,
 )
 _MODAL = re.compile(r"(?:should|must|has\s+to|can|would)\s+be\b", re.IGNORECASE)
 _NEGATED = re.compile(r"(?:not|neither|never|unlikely|cannot|can't|isn't|wrong|incorrect)\b|n't\b", re.IGNORECASE)
 _ANSWER = re.compile("answer", re.IGNORECASE)
 _NONE = re.compile(r"\W{0,3}none\s+of\s+the\b", re.IGNORECASE)
+_DOUBTED = re.compile(
+    r"(?:n['’]t|\bnot)\s+(?:think|believe|say|mean|sure|certain|clear|true)\s+(?:(?:that|if|whether)\s+)?"
+    r"(?:the\s+)?(?:(?:final|correct|right|best)\s+)?$",
+    re.IGNORECASE,
+)
 _NEXT_ANSWER = re.compile(r"\W{0,4}(?:the\s+)?(?:final\s+|correct\s+)?answer\b", re.IGNORECASE)
 _LABEL = re.compile(
-    r"(?:[\s*_\"'`$(\[{:]|\\(?:text|mathrm|textbf|mathbf|boxed|textit)\b|(?:the|option|choice|letter|answer)\b)*"
+    r"(?:[\s*_\"'`$(\[{:“‘]|\\(?:text|mathrm|textbf|mathbf|boxed|textit)\b|(?:the|option|choice|letter|answer)\b)*"
     r"([A-Za-z])(?![A-Za-z0-9'’])",
     re.IGNORECASE,
 )
@@ -102,12 +110,20 @@ _LEAD_IN = frozenset(
     )
 )
 _DANGLING = re.compile(r"(?:^|\n)\s*(?:step\s*\d+\s*[:.)]?|\d+[.)]|[-*#>]+)\s*$", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
+_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)(?<!\b(?:St|Dr|Mr|Ms|Mt|Ft)\.)(?<!\bMrs\.)|</answer>")
 _LINE_END = re.compile(r"\n")
+_BULLET = re.compile(r"[-–•]\s+")
+_CLOSING_TAG = re.compile(r"\s*</answer>")
 _SENTENCE_START = re.compile(r"\n|[.!?]\s")
 _LABEL_IS_RIGHT = re.compile(
-    r"(?:^|[\s*(\[\"'])(?:(?:option|choice|answer|statement)\s+)?[(\[*\"']*([A-Z])[)\]*\"'.:]*(?:\s[^.\n]{0,80}?)?"
+    r"(?:^|[\s*\[\"'“‘]|(?<![\w})\]])\()(?:(?:option|choice|answer|statement)\s+)?[(\[*\"']*([A-Z])[)\]*\"'.:]*(?:\s[^.\n]{0,80}?)?"
     r"\s+(?:is|would\s+be|must\s+be|seems)\s+(?:clearly\s+|indeed\s+)?(?:the\s+)?(?:most\s+|only\s+|best\s+)?$"
+)
+_ARTICLE = re.compile(r" (?!(?:is|would|must|seems)\b)[a-z]")  # "A dog is the answer"
+_RIGHT = re.compile(r"correct|(?:right|best)\s+(?:answer|option|choice)|answer")
+_BEST_IS = re.compile(
+    r"\b(?:correct|best|right|final|likely|appropriate)\s+(?:option|choice)\s*(?:is|would\s+be|must\s+be|:)",
+    re.IGNORECASE,
 )
 _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|conclu\w+|consequently)\b[^.\n]*$", re.IGNORECASE)
 _DOUBTS = re.compile(
@@ -115,15 +131,16 @@ _DOUBTS = re.compile(
     r"|n't\b",
     re.IGNORECASE,
 )
-_BRACKETED = re.compile(r"\(([A-Za-z])\)|(?<![\w(])([A-Z])\)")
+_BRACKETED = re.compile(r"(?<![\w})\]])\(([A-Za-z])\)|(?<![\w(])([A-Z])\)")  # P(B) and f(a) name no option
 _WHOLE_LABEL = re.compile(r"\W*([A-Za-z])\W*")
 _LEADING_LABEL = re.compile(r"[\s*_(\[]*([A-Za-z])[)\].:]+(?:\s|\*|$)")
-_OPENS_WITH_NUMBER = re.compile(r"\W*\d")
-_WORDS = re.compile(r"[^\W_]+", re.UNICODE)
+_OPENS_WITH_NUMBER = re.compile(r"\W*(?:between\s+|[a-z]\s*=\s*)?\W*\d", re.IGNORECASE)
+_WORDS = re.compile(r"(?<![\w.)\]])-?\d+(?:[.,]\d+)*(?![^\W_])|[^\W_]+", re.UNICODE)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _ARTICLES = frozenset(("a", "an", "the"))
 _YES_NO = {"yes": "true", "true": "yes", "no": "false", "false": "no"}
-_OPENING = " \t\r\n*_#>($:,;\\[["
-_TRIM = " \t\r\n*_\"'`$.,;:"
+_OPENING = " \t\r\n*_#<>($:,;\\[[“‘"
+_TRIM = " \t\r\n*_\"'`$.,;:“”‘’"
 
 
 def read_answer(text: str, task: str, choices: Choices = ()) -> Answer:
@@ -196,6 +213,8 @@ def _after_answer(text: str, at: int, asked: _Asked) -> _Found | None:
     link = _LINK.match(text, at + len("answer"), at + _WINDOW)
     if link is None or _NEGATED.match(text, link.end()) or _NEXT_ANSWER.match(text, link.end()):
         return None
+    if text.startswith("/", at - 1) or _DOUBTED.search(text, max(0, at - 60), at):  # "I don't think the answer is A"
+        return None
     if asked.task == "choice" and _MODAL.search(link[0]) and _label(text[link.end() : at + _WINDOW], asked) is None:
         return None  # "the answer must be a place" says what is asked for
     return _said(text, at, link.end(), asked)
@@ -222,17 +241,20 @@ def _in_box(text: str, at: int, asked: _Asked) -> _Found | None:
 
 def _is_correct(text: str, at: int, asked: _Asked) -> _Found | None:
     """Read ``Therefore, (B) ... is`` standing before the word ``correct``."""
-    found = _is_right(text, at, asked)
+    found = _is_right(text, at, at + len("correct"), asked)
     return found if found and _CONCLUDES.search(text, max(0, found.start - 80), found.start + 1) else None
 
 
-def _is_right(text: str, at: int, asked: _Asked) -> _Found | None:
+def _is_right(text: str, at: int, end: int, asked: _Asked) -> _Found | None:
+    """Read the label before ``is`` and the word at ``at``..``end`` that says it is the answer."""
     if asked.task != "choice":
         return None
     before = _LABEL_IS_RIGHT.search(text, max(0, at - 120), at)
     if before is None or before[1] not in asked.labels:
         return None
-    return _Found(before.start(1), at + len("correct"), before[1])
+    if before[1] in "AI" and _ARTICLE.match(text, before.end(1)):
+        return None
+    return _Found(before.start(1), end, before[1])
 
 
 _CUES = (("answer", _after_answer), ("\\boxed{", _in_box), ("####", _after_hashes), ("correct", _is_correct))
@@ -242,12 +264,17 @@ def _said(text: str, at: int, start: int, asked: _Asked, ends_at: re.Pattern[str
     """Read what a cue at ``at`` says from ``start``: to the end of its line or sentence."""
     while start < len(text) and text[start].isspace():
         start += 1
+    if "\n" in text[at:start] and (bullet := _BULLET.match(text, start)):  # "Answer:\n- 5 apples"
+        start = bullet.end()
     stop = min(len(text), start + _WINDOW)
     ends = ends_at.search(text, start, stop)
-    if ends and asked.task == "choice" and ends.start() - start <= 2:  # "B. 6 dollars": the point belongs to the label
+    is_tag = ends and ends[0] == "</answer>"
+    if ends and not is_tag and asked.task == "choice" and ends.start() - start <= 2:  # "B. 6 dollars": a label's point
         ends = ends_at.search(text, ends.end(), stop)
     end = ends.start() if ends else stop
     said = text[start:end]
+    if closed := _CLOSING_TAG.match(text, end):
+        end = closed.end()
     if asked.task == "choice" and (_NONE.match(said) or _names_two(said, asked)):
         value = _by_text(said, asked)
         return _Found(at, end, value)
@@ -278,7 +305,7 @@ def _label(said: str, asked: _Asked) -> str | None:
     label = letter.upper()
     if label not in asked.labels:
         return None
-    marked = after[:1] in (")", "]", "}", ".", ":", "*", ",") or not after.strip(_TRIM) or "(" in match[0][-3:]
+    marked = after[:1] in (")", "]", "}", ".", ":", "*", ",") or not after.strip(_TRIM)
     if marked:
         return label
     if letter.islower():
@@ -311,16 +338,25 @@ def _by_text(said: str, asked: _Asked) -> str | None:
     options = [(_plain_option(c["text"]), c["label"]) for c in asked.choices]
     if len(options) == 2 and all(text in _YES_NO for text, _ in options):
         options += [(_YES_NO[text], label) for text, label in options]
-    fits = [(len(text), label) for text, label in options if text and (plain == text or plain.startswith(text + " "))]
+    fits = [(len(text), label) for text, label in options if text and plain == text]
+    fits = fits or [(len(text), label) for text, label in options if text and _opens_with(text, plain, said)]
     if not fits:
         return None
     longest = max(fits)
     return longest[1] if sum(size == longest[0] for size, _ in fits) == 1 else None
 
 
+def _opens_with(option: str, plain: str, said: str) -> bool:
+    """Whether a phrase opens with an option; with one that is a number: comes to it, as ``5 x 2 = 10`` does to 10."""
+    opens = plain.startswith(option + " ")
+    if not (opens or "=" in said) or not _NUMBER.fullmatch(option):
+        return opens
+    return number_in(said) == canonical_number(option)
+
+
 def _plain(text: str) -> str:
-    """Lower-case words without articles and punctuation; the text itself where it has no words."""
-    words = [w for w in _WORDS.findall(text.casefold()) if w not in _ARTICLES]
+    """Lower-case words and numbers without articles and punctuation; the text itself where it has none."""
+    words = [w.replace(",", "") for w in _WORDS.findall(text.casefold().replace("−", "-")) if w not in _ARTICLES]
     return " ".join(words) or text.strip().casefold()
 
 
@@ -346,10 +382,8 @@ def _implicit(text: str, asked: _Asked) -> _Found | None:
 
 
 def _choice_at_close(text: str, closing: str, asked: _Asked) -> _Found | None:
-    at = len(text)
-    while (at := text.rfind("correct", 0, at)) >= 0:
-        if found := _is_right(text, at, asked):
-            return found
+    if found := _best_option(text, asked):
+        return found
     line = closing[closing.rfind("\n") + 1 :]
     start = len(closing) - len(line)
     whole, leading = _WHOLE_LABEL.fullmatch(line), _LEADING_LABEL.match(line)
@@ -368,6 +402,17 @@ def _choice_at_close(text: str, closing: str, asked: _Asked) -> _Found | None:
         return _Found(len(closing) - len(sentence), len(closing), value)
     value = None if _DOUBTS.search(sentence) else _only_option_in(sentence, asked)
     return _Found(len(text), len(text), value) if value else None
+
+
+def _best_option(text: str, asked: _Asked) -> _Found | None:
+    """Read ``B is correct``, ``B is the right answer`` or ``the best option is B``, the one that stands last."""
+    found = [_is_right(text, match.start(), match.end(), asked) for match in _RIGHT.finditer(text)]
+    found += [
+        _said(text, match.start(), match.end(), asked)
+        for match in (_BEST_IS.finditer(text) if "option" in text or "choice" in text else ())
+        if not _NEGATED.match(text[match.end() :].lstrip())
+    ]
+    return max(filter(None, found), key=lambda one: one.start, default=None)
 
 
 def _only_option_in(sentence: str, asked: _Asked) -> str | None:
@@ -389,7 +434,9 @@ def _last_sentence(closing: str) -> str:
     start = 0
     for match in _SENTENCE_START.finditer(closing, max(0, len(closing) - 2 * _WINDOW)):
         start = match.end()
-    return closing[start:].lstrip()
+    sentence = closing[start:].lstrip()
+    bullet = _BULLET.match(sentence)
+    return sentence[bullet.end() :] if bullet else sentence
 
 
 def _without(text: str, start: int, end: int) -> str:

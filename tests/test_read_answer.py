@@ -43,6 +43,17 @@ YES_NO = [{"label": "A", "text": "yes"}, {"label": "B", "text": "no"}]
         ("Dogs bark.\n\nB) cat", "B"),
         ("b)", "B"),
         ("cat", "B"),
+        ("The answer is (a cat)", "B"),
+        ("The best option is B.", "B"),
+        ("The correct choice is (b).\nQuestion:\nWhat else?", "B"),
+        ("Option B is the answer.", "B"),
+        ("B is the right answer.", "B"),
+        ("A cat is the correct one", "B"),
+        ("<answer>B</answer>", "B"),
+        ("It meows.\n<answer>\nB\n</answer>", "B"),
+        ("The answer is “B”.", "B"),
+        ("The answer is definitely B", "B"),
+        ("Answer:\n- B", "B"),
     ],
 )
 def test_reads_a_label(text: str, label: str) -> None:
@@ -81,11 +92,26 @@ def test_the_last_conclusion_stands_unless_the_model_runs_on(text: str, label: s
         "Cats (B) are not likely to bark.",
         "(a) dog\n(b) cat\n(c) bowling alley",
         "It barks and it meows and then",
+        "I don't think the answer is A.",
+        "The best option is A or B.",
+        "The best option is not A.",
+        "B is not the right answer",
+        "So we are left with P(B)",
+        "It follows from f(a)",
     ],
 )
 def test_leaves_a_text_that_commits_to_nothing_unread(text: str) -> None:
     answer = read_answer(text, "choice", CHOICES)
     assert (answer.status, answer.value, answer.rationale) == ("unread", None, text.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("5", "A"), ("-5", "C"), ("5.5", "E"), ("5,000", "D"), ("5 x 2 = 10", "B"), ("5 apples", "A"), ("7", None)],
+)
+def test_an_option_that_is_a_number_is_compared_as_one(text: str, label: str | None) -> None:
+    options = [{"label": o, "text": t} for o, t in zip("ABCDE", ("5", "10", "-5", "5000", "5.5"), strict=True)]
+    assert read_answer(f"The answer is {text}", "choice", options).value == label
 
 
 @pytest.mark.parametrize(("text", "label"), [("Answer: True", "A"), ("So the final answer is no.", "B")])
@@ -112,6 +138,13 @@ def test_yes_and_true_are_one(text: str, label: str) -> None:
         ("He had 9. So he has 13-2 = 11 more.", "11"),
         ("406.0 - 132.0 = 274.0", "274"),
         ("He spent $5. The total is $ 900.", "900"),
+        ("So it is 17 000/5 = 3 400.", "3400"),
+        ("He can store 2400 / 200 = 12 200-kilobyte videos.", "12"),
+        ("The answer is negative 5.", "-5"),
+        ("The answer is minus 5.", "-5"),
+        ("The answer is 53, i.e. 79 minus 26.", "53"),
+        ("Answer:\n- 5 apples", "5"),
+        ("<answer>5</answer>", "5"),
     ],
 )
 def test_reads_a_number(text: str, number: str) -> None:
@@ -119,7 +152,19 @@ def test_reads_a_number(text: str, number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["The answer is 5 or 6", "The answer is 136.0 - 27.0", "I cannot say.", r"\boxed{\sqrt{2}}"]
+    "text",
+    [
+        "The answer is 5 or 6",
+        "The answer is 136.0 - 27.0",
+        "I cannot say.",
+        r"\boxed{\sqrt{2}}",
+        "The answer is x=5 or x=-5",
+        "The answer is 5 and 6",
+        "The answer is between 5 and 6",
+        "The answer is 3:4",
+        "The answer is 10:30",
+        "The answer is 3 hours and 20 minutes",
+    ],
 )
 def test_leaves_a_number_that_is_not_settled_unread(text: str) -> None:
     assert read_answer(text, "number").status == "unread"
@@ -128,6 +173,7 @@ def test_leaves_a_number_that_is_not_settled_unread(text: str) -> None:
 def test_reads_a_text_as_it_stands() -> None:
     assert read_answer("Long ago.\nThe answer is **Marie Curie**.", "text").value == "Marie Curie"
     assert read_answer("Marie Curie", "text").value == "Marie Curie"
+    assert read_answer("The answer is St. Louis. It is big.", "text").value == "St. Louis"
 
 
 @pytest.mark.parametrize(

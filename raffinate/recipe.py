@@ -22,7 +22,7 @@ from builders.prompt import BUILT_IN
 from builders.sandbox.faults import Fault
 from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
-from cards.secrets import IN_QUERY, REFERENCE, SECRET_KEYS, SECRET_MAPPINGS
+from cards.secrets import REFERENCE, SECRET_KEYS, SECRET_MAPPINGS
 from cards.spec import CardSpec
 from purifiers.base import Purifier, Signal
 from purifiers.equipment import BEST
@@ -309,8 +309,6 @@ def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_secrets(v) for v in value]
-    if isinstance(value, str):
-        return IN_QUERY.sub(lambda m: m[0] if _is_reference(m[2]) else m[1], value)
     if not isinstance(value, dict):
         return value
     kept = {}

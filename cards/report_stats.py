@@ -116,7 +116,7 @@ def judged(corpus: Corpus, choices: list[Choice]) -> Row | None:
     What a method rejected, and what a teacher did not answer, is not right. Answers of a teacher that was shown gold
     do not count for it (no share where that leaves nothing known); a method may keep them, so the oracle may too.
     """
-    known = graded(corpus)
+    known = corpus.judgeable
     split = next((s for s in reversed(SPLITS) if known[corpus.rows(s)].any()), None)
     if split is None:
         return None
@@ -139,11 +139,6 @@ def _of_teacher(corpus: Corpus, t: int) -> tuple[Bools, int]:
 
 def _best_first(row: Row) -> float:
     return -row["share"].value if row["share"] else 1.0
-
-
-def graded(corpus: Corpus) -> Bools:
-    """(Q,) whether it is known of some teacher that it is right or wrong."""
-    return np.asarray((corpus.correct >= 0).any(axis=1))
 
 
 def _judged(kind: str, name: str, right: Bools, n: int | None = None) -> Row:
@@ -172,7 +167,7 @@ def _pair(corpus: Corpus, read: Bools, a: int, b: int) -> Row:
 
 def by_domain(corpus: Corpus) -> list[Row]:
     """Accuracy of each teacher in each domain, the largest domains first; the last row is all questions."""
-    known = graded(corpus)
+    known = corpus.judgeable
     domains = corpus.domain.dictionary_encode()
     code = domains.indices.fill_null(-1).to_numpy()
     names, counts = np.unique(code[known], return_counts=True)

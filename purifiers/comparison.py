@@ -89,7 +89,7 @@ def teacher_curve(
         InputError: there is no labelled train question to order the teachers by.
     """
     rows, train = labelled_rows(corpus, on), corpus.take(corpus.rows("train"))
-    if not (train.correct >= 0).any():
+    if not train.judgeable.any():
         raise InputError("a curve over teachers orders them by accuracy on train, which has no labelled question")
     order = np.argsort(-solved(train).sum(axis=0), kind="stable")
     curve: dict[int, dict[str, float | str]] = {}

@@ -142,7 +142,7 @@ def labelled_rows(corpus: Corpus, on: str) -> npt.NDArray[np.int64]:
         InputError: there are none.
     """
     rows = corpus.rows(on)
-    rows = rows[(corpus.correct[rows] >= 0).any(axis=1)]
+    rows = rows[corpus.judgeable[rows]]
     if not len(rows):
         has = ", ".join(s for s in SPLITS if len(corpus.rows(s)))
         raise InputError(f"the split '{on}' has no labelled question that a teacher answered (questions are in: {has})")
@@ -181,7 +181,7 @@ def choose_on(method: Purifier, corpus: Corpus, rows: npt.NDArray[np.int64], on:
 def _best_single(corpus: Corpus, part: Corpus) -> float | None:
     """Accuracy on ``part`` of the teacher that solved most train questions."""
     train = corpus.take(corpus.rows("train"))
-    if not (train.correct >= 0).any():
+    if not train.judgeable.any():
         return None
     best = int(solved(train).sum(axis=0).argmax())
     return float(solved(part)[:, best].mean())

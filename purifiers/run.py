@@ -55,7 +55,7 @@ def purify(purifier: Purifier, corpus: Corpus, *, folds: int = FOLDS, seed: int 
     if not purifier.needs_fit:
         return purifier, purifier.purify(shown(corpus, purifier))
     fold = fold_of(corpus.take(train), folds, seed)
-    if len(set(fold[judgeable(corpus)[train]].tolist())) == 1:
+    if len(set(fold[corpus.judgeable[train]].tolist())) == 1:
         raise InputError(
             f"{purifier.name} judges a train question by what it learned from other folds, and all labelled ones are "
             f"in one of the {folds} folds: label more, or cut them otherwise (--seed)"
@@ -94,7 +94,7 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
         Interrupted: Ctrl-C.
     """
     train = corpus.rows("train")
-    told = train[judgeable(corpus)[train]]
+    told = train[corpus.judgeable[train]]
     if not len(told):
         raise InputError(_why_nothing_to_learn(purifier.name, corpus.take(train)))
     try:
@@ -104,11 +104,6 @@ def fit(purifier: Purifier, corpus: Corpus) -> Purifier:
             f"interrupted while {purifier.name} was fitted: a fit starts again from its beginning; what other methods "
             "have published, and every reply that arrived, is kept"
         ) from None
-
-
-def judgeable(corpus: Corpus) -> npt.NDArray[np.bool_]:
-    """(Q,) whether some teacher's answer is known to be right or wrong."""
-    return np.asarray((corpus.correct >= 0).any(axis=1))
 
 
 def _why_nothing_to_learn(method: str, train: Corpus) -> str:

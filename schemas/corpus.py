@@ -90,6 +90,11 @@ class Corpus:
         """(Q,) whether gold is known here."""
         return np.asarray(self.gold != UNREAD)
 
+    @property
+    def judgeable(self) -> Bools:
+        """(Q,) whether some teacher's answer is known to be right or wrong."""
+        return np.asarray((self.correct >= 0).any(axis=1))
+
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The row numbers of a split."""
         return np.flatnonzero(self.split == SPLITS.index(split))

@@ -12,7 +12,7 @@ from distill import graphs
 from distill import train as training_module
 from distill.batches import as_tensors
 from distill.graphs import Recorder, roomy
-from distill.loss import nll_of_pass, pass_arrays, row_nll
+from distill.loss import nll_of, nll_of_pass, pass_arrays, row_nll
 from distill.spec import Training
 from distill.train import Trained, train
 
@@ -98,6 +98,19 @@ def test_recorded_dropout_is_drawn_anew_and_follows_the_seed() -> None:
     never = trained("tiny-causal", seed=0).prediction_loss
     assert one == pytest.approx(again, rel=1e-3)
     assert abs(one - never) > 1e-3 and abs(one - other) > 1e-3  # type: ignore[operator]
+
+
+@needs_gpu
+@BOTH
+def test_the_likelihood_of_tensor_cores_is_that_of_float32(model: str) -> None:
+    import torch
+
+    student = trained(model).student
+    rows, before = toy_rows(student, toy_examples()), torch.get_float32_matmul_precision()
+    with torch.no_grad():
+        plain = row_nll(student, rows, np.arange(len(rows))).cpu().numpy()
+    np.testing.assert_allclose(nll_of(student, rows), plain, rtol=1e-2, atol=1e-3)
+    assert torch.get_float32_matmul_precision() == before
 
 
 class Tried(Recorder):

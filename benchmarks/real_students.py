@@ -95,7 +95,7 @@ STARTS = {
     "minilm": Start(minilm, "multitask", 3e-4),
     "smollm2": Start(smollm2, "rationale-then-answer", 1e-4),
 }
-SETTINGS: dict[str, Any] = {"batch_size": 32, "select_by": "last", "tokens_per_pass": 8192}
+SETTINGS: dict[str, Any] = {"batch_size": 32, "select_by": "last"}
 LONGER = {"max_input": 384, "max_target": 256, "epochs": 4}
 SIZES: dict[str, dict[str, float]] = {"commonsense_qa": {"max_input": 160, "max_target": 128, "epochs": 2}}
 """By set; `LONGER` for all others: longer questions, and fewer of them."""

@@ -158,6 +158,22 @@ class Order:
         return [batches[i] for i in random.permutation(len(batches))]
 
 
+WORTH = 5e12
+"""Weights times tokens of a pass beyond which computing it takes as long as launching it did (measured on an H200)."""
+USUAL, LARGE = 16384, 65536
+
+
+def most_tokens(asked: int | None, device: torch.device, weights: int) -> int:
+    """Tokens in a pass at most: as asked, or `USUAL`, and more for a small model on a GPU, up to `LARGE`.
+
+    There a pass of fewer than ``WORTH / weights`` tokens waits for its launches, so that larger ones are all gain
+    (docs/findings.md).
+    """
+    if asked is not None:
+        return asked
+    return USUAL if device.type != "cuda" else min(max(int(WORTH / weights), USUAL), LARGE)
+
+
 def overhead(device: torch.device) -> int:
     """What another pass costs, as so many tokens: launching it against computing them (docs/findings.md)."""
     return {"cpu": 256, "cuda": 8192}.get(device.type, 1024)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distill.batches import Arrays, Room, as_tensors, exactly
+from distill.batches import WORTH, Arrays, Room, as_tensors, exactly
 from distill.memory import ran_out
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Compute = Callable[[dict[str, "Tensor"]], None]
 Shape = tuple[tuple[int, ...], ...]
 
-WORTH = 5e12
-"""Weights times tokens of a pass beyond which computing it takes as long as launching it did (measured on an H200)."""
 MOST = 96
 """Shapes that are recorded; further ones are launched anew each time."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.batches import Arrays, Floats, Ints, Room, Rows, as_tensors, exactly, filled, padded, passes
+from distill.batches import Arrays, Floats, Ints, Room, Rows, as_tensors, exactly, filled, most_tokens, padded, passes
 from distill.memory import in_halves
 
 if TYPE_CHECKING:
@@ -138,11 +138,14 @@ def task_weights(rows: Rows, training: Training, teachers: tuple[str, ...]) -> F
     return weights
 
 
-def nll_of(student: StudentModel, rows: Rows, *, most: int = 16384) -> Floats:
-    """(R,) nll of every row, without gradients, float32 (see `tensor_cores`), in passes of ``most`` tokens or fewer."""
+def nll_of(student: StudentModel, rows: Rows, *, most: int | None = None) -> Floats:
+    """(R,) nll of every row, without gradients and in float32 (see `tensor_cores`), in passes of ``most`` tokens.
+
+    By default that is what `most_tokens` says.
+    """
     import torch
 
-    found = np.zeros(len(rows))
+    found, most = np.zeros(len(rows)), most_tokens(most, student.device, student.parameters)
 
     def compute(part: Ints) -> None:
         found[part] = row_nll(student, rows, part).cpu().numpy()

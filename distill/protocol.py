@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.batches import Rows, overhead, passes, rows_of_pairs
+from distill.batches import Rows, most_tokens, overhead, passes, rows_of_pairs
 from distill.loss import coefficients, nll_of, row_nll
 from distill.model import StudentModel, make_student
 from distill.spec import StudentSpec, Training
@@ -89,7 +89,8 @@ class BatchStudent:
         self.student.model.train()
         total = 0.0
         cost, joined = overhead(self.student.device), not self.student.is_seq2seq
-        for part in passes(rows, used, most=self._training.tokens_per_pass, overhead=cost, joined=joined):
+        most = most_tokens(self._training.tokens_per_pass, self.student.device, self.student.parameters)
+        for part in passes(rows, used, most=most, overhead=cost, joined=joined):
             nll = row_nll(self.student, rows, part)
             loss = (nll * torch.tensor(part_of[part], dtype=nll.dtype, device=nll.device)).sum()
             loss.backward()  # type: ignore[no-untyped-call]

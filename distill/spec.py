@@ -114,11 +114,12 @@ class Training(_Settings):
     epochs: float = Field(default=10, gt=0, description="passes over the questions")
     max_steps: int | None = Field(default=None, ge=1, description="optimiser steps; takes the place of epochs")
     batch_size: int = Field(default=16, ge=1, description="questions per optimiser step, with all their tasks")
-    tokens_per_pass: int = Field(
-        default=16384,
+    tokens_per_pass: int | None = Field(
+        default=None,
         ge=64,
         description="most tokens in memory at a time; a larger batch is accumulated from several passes, which "
-        "changes no gradient",
+        "changes no gradient; null: 16,384, and up to 65,536 for a small model on a GPU. Where memory does not hold "
+        "them, passes are halved",
     )
     cuda_graphs: bool = Field(
         default=True,

@@ -22,7 +22,19 @@ import numpy as np
 import orjson
 
 from distill import checkpoint, several
-from distill.batches import Arrays, Floats, Ints, Order, Room, filled, overhead, passes, rows_of, rows_of_pairs
+from distill.batches import (
+    Arrays,
+    Floats,
+    Ints,
+    Order,
+    Room,
+    filled,
+    most_tokens,
+    overhead,
+    passes,
+    rows_of,
+    rows_of_pairs,
+)
 from distill.checkpoint import Progressed
 from distill.data import Examples, Questions
 from distill.evaluate import SPARE, evaluate
@@ -157,6 +169,7 @@ class _Run:
         self.eval_every = training.eval_every or max(self.steps // 10, 1)
         self.weights = student.trainable()
         self.device = student.device
+        self.most, self.halved = most_tokens(training.tokens_per_pass, self.device, student.parameters), False
         self.optimiser: Any = torch.optim.AdamW(
             self.weights.values(), lr=0.0, weight_decay=training.weight_decay, fused=True
         )
@@ -225,8 +238,8 @@ class _Run:
         self._checkpoint()
         kept = f"; step {self.at.step} is kept in {self.folder}" if self.folder else ""
         raise RaffinateError(
-            f"out of memory with {self.training.tokens_per_pass} tokens in a pass: set tokens_per_pass to half of "
-            f"it (no result changes), lora_rank, or a smaller model{kept}"
+            f"out of memory, however small its passes: set lora_rank, a smaller max_input or max_target, or take a "
+            f"smaller model{kept}"
         )
 
     def _step(self, recorder: Recorder) -> None:
@@ -266,20 +279,33 @@ class _Run:
             chosen: (S,) rows.
             share: (2, S) how much each counts within its task, and in the whole loss.
         """
-        lacks = False
-        try:
-            self._passes(recorder, chosen, share)
-        except Exception as error:
-            if not (recorder.records and ran_out(error)):
-                raise
-            lacks = True
-        if lacks:  # what was recorded may be what fills it; out of the handler, which holds on to the tensors
-            recorder.give_up("memory ran out")
+        while not self._held(recorder, chosen, share):
             self.optimiser.zero_grad(set_to_none=True)
-            self._passes(recorder, chosen, share)
+            if recorder.records:  # what was recorded may be what fills it
+                recorder.give_up("memory ran out")
+            else:
+                self._halve(chosen)
         losses, tasks = self.sums.clone(), np.unique(self.rows.task[chosen])
         losses[1] /= max(int((tasks > 0).sum()), 1)
         return losses
+
+    def _held(self, recorder: Recorder, chosen: Ints, share: Floats) -> bool:
+        """Whether memory held the passes of a step; raises where nothing can be made smaller."""
+        try:
+            self._passes(recorder, chosen, share)
+        except Exception as error:
+            if not ran_out(error) or not (recorder.records or self.most > self.lengths[chosen].max()):
+                raise
+            return False  # and leave the handler, which holds on to the tensors
+        return True
+
+    def _halve(self, chosen: Ints) -> None:
+        """Make passes half as large as the largest of this step, at most."""
+        import torch
+
+        self.most = min(self.most, len(chosen) * int(self.lengths[chosen].max())) // 2
+        self.halved = True
+        torch.cuda.empty_cache()
 
     def _passes(self, recorder: Recorder, chosen: Ints, share: Floats) -> None:
         import torch
@@ -289,7 +315,7 @@ class _Run:
         mine = several.share(chosen)
         place = {int(row): i for i, row in enumerate(chosen)}
         cost, joined = overhead(self.device), not self.student.is_seq2seq
-        for part in passes(self.rows, mine, most=self.training.tokens_per_pass, overhead=cost, joined=joined):
+        for part in passes(self.rows, mine, most=self.most, overhead=cost, joined=joined):
             mine_share = share[:, [place[int(row)] for row in part]]
             recorder.run(partial(self._arrays, part, mine_share), int(self.lengths[part].sum()))
 
@@ -413,6 +439,8 @@ class _Run:
             found.append(
                 f"{self.untaught} questions have no rationale: {self.training.objective} learns nothing of them"
             )
+        if self.halved:
+            found.append(f"memory did not hold its passes, which were cut to {self.most:,} tokens")
         if not_recorded:
             found.append(f"its passes were not recorded as CUDA graphs, so it may have trained slower: {not_recorded}")
         return found

@@ -99,7 +99,7 @@ real, steps = train.nll_of_pass, []
 
 def short(student, inputs):
     steps.append(inputs)
-    if os.environ["RANK"] == "1" and len(steps) == 3:
+    if os.environ["RANK"] == "1" and len(steps) >= 3:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     return real(student, inputs)
 
@@ -117,7 +117,7 @@ def test_memory_that_one_lacks_ends_both_with_one_sentence_and_a_checkpoint(
     both = launched(LAUNCHERS["torchrun"], script, *distilled(workspace, tmp_path / "student", *steps))
     _, err = both.communicate(timeout=300)
     assert both.returncode != 0
-    assert err.count("error: out of memory with 16384 tokens in a pass: set tokens_per_pass to half of it") == 1
+    assert err.count("error: out of memory, however small its passes: set lora_rank, a smaller max_input") == 1
     assert f"step 2 is kept in {tmp_path / 'student'}" in err
     assert (tmp_path / "student" / checkpoint.NAME).is_file()
 

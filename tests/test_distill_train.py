@@ -156,26 +156,42 @@ def test_a_diverging_loss_stops_and_is_told(rate: float) -> None:
     assert rate < 1e9 or "(nan nats, " in str(error.value), "what is no number is not told as the number before"
 
 
-def test_out_of_memory_keeps_a_checkpoint_and_goes_on_with_smaller_passes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, rows: int, after: int = 0) -> list[int]:
+    """Memory that holds so many rows in a pass; returns those of the passes that are computed."""
     import torch
 
-    real, calls = training_module.nll_of_pass, []
+    real, held = training_module.nll_of_pass, list[int]()
 
     def small(student: Any, inputs: Any) -> Any:
-        calls.append(len(inputs["input_ids"]))
-        if len(calls) > 3 and calls[-1] > 2:
+        if len(inputs["input_ids"]) > rows and len(held) >= after:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        held.append(len(inputs["input_ids"]))
         return real(student, inputs)
 
     monkeypatch.setattr(training_module, "nll_of_pass", small)
-    student = toy_student("tiny-causal")
-    with pytest.raises(RaffinateError, match=r"out of memory with 16384 tokens.*tokens_per_pass.*step 3 is kept in"):
-        train(student, toy_examples(), SHORT, folder=tmp_path)
+    return held
+
+
+def test_passes_that_memory_does_not_hold_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(toy_student("tiny-causal"), toy_examples(), SHORT)
+    held = short_of_memory(monkeypatch, 2)
+    done = train(toy_student("tiny-causal"), toy_examples(), SHORT)
+    assert max(held) == 2, "not one row at a time, where two fit"
+    for name, weight in whole.student.trainable().items():
+        np.testing.assert_allclose(weight.detach(), done.student.trainable()[name].detach(), atol=1e-4)
+    assert any("memory did not hold its passes, which were cut to" in note for note in done.notes)
+    assert not any("memory" in note for note in whole.notes)
+
+
+def test_out_of_memory_for_a_single_row_keeps_a_checkpoint_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as little:
+        short_of_memory(little, 0, after=3)
+        with pytest.raises(RaffinateError, match=r"out of memory, however small.*max_input.*step 3 is kept in"):
+            train(toy_student("tiny-causal"), toy_examples(), SHORT, folder=tmp_path)
     seen: list[int] = []
-    settings = SHORT.model_copy(update={"tokens_per_pass": 64})
-    train(toy_student("tiny-causal"), toy_examples(), settings, folder=tmp_path,
+    train(toy_student("tiny-causal"), toy_examples(), SHORT, folder=tmp_path,
           on_progress=lambda now: seen.append(now.step))  # fmt: skip
     assert seen == [4, 5, 6]
 
@@ -218,7 +234,7 @@ def test_out_of_memory_while_validating_keeps_a_checkpoint(tmp_path: Path, monke
 
     monkeypatch.setattr(judge, "_write", short)
     settings = Training(max_steps=4, batch_size=2, eval_every=2)
-    with pytest.raises(RaffinateError, match=r"out of memory .*; step 2 is kept in"):
+    with pytest.raises(RaffinateError, match=r"out of memory, .*; step 2 is kept in"):
         train(toy_student("tiny-causal"), toy_examples(), settings, validation=toy_questions(), folder=tmp_path)
 
 

@@ -177,7 +177,7 @@ def _table(section: dict[str, Any]) -> None:
     names += ("right kept", "teacher calls", "rationale tokens", "train s")
     show.table(
         f"{section['base_model']}, {section['objective']}: {section['parameters']:,} weights, {section['steps']:,} "
-        f"steps, {section['n']:,} test questions, {_seeds(section)} seeds; * = 95 % interval over seeds and over "
+        f"steps, {section['n']:,} test questions, {_seeds(section)}; * = 95 % interval over seeds and over "
         "questions both leave out 0",
         names,
         rows,
@@ -186,7 +186,9 @@ def _table(section: dict[str, Any]) -> None:
 
 def _seeds(section: dict[str, Any]) -> str:
     least, most = section["seeds"]
-    return str(most) if least == most else f"{least} to {most}"
+    if least < most:
+        return f"{least} to {most} seeds"
+    return "1 seed" if most == 1 else f"{most} seeds"
 
 
 def _curve_table(section: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def stage(workspace: Workspace, folder: Path, choice: Choice) -> tuple[Workspace
 
     Files that stay as they are become hard links, so that the snapshot costs nothing and outlives a later run.
     A purified row that any excluded teacher's response went into, or that it wrote, is dropped and listed under
-    ``rejected``; so is what it was asked by purifiers.
+    ``rejected``; what it was asked by purifiers is left out, and so is what others were asked about its responses.
 
     The recipe is laid out as others may read it.
 
@@ -141,7 +141,7 @@ def _rewrite(workspace: Workspace, staged: Workspace, method: str, excluded: fro
         dropped = _of_lost_questions(dropped, still_there)
     asked = _batches(workspace.calls_dir(method), CALLS)
     if workspace.calls_dir(method).is_dir():
-        others = ((split, rows.filter(pc.invert(pc.is_in(rows["judge_id"], names)))) for split, rows in asked)
+        others = ((split, rows.filter(pc.invert(_heard(rows, names)))) for split, rows in asked)
         write_splits(staged.calls_dir(method), CALLS, ((split, rows) for split, rows in others if rows.num_rows))
     before = list(_batches(workspace.rejected_dir(method), REJECTED))
     write_splits(staged.rejected_dir(method), REJECTED, [*before, *dropped])
@@ -172,11 +172,21 @@ def _touched(rows: pa.Table, excluded: frozenset[str]) -> pa.Array:
     """Which rows have an excluded teacher as their teacher, among their parents, or as their author."""
     names = pa.array(sorted(excluded))
     parents = rows["parents"].combine_chunks()
-    guilty = parents.flatten().field("teacher_id")
-    indices = pc.list_parent_indices(parents).filter(pc.is_in(guilty, names))
-    by_parent = pc.is_in(pa.array(range(len(rows)), pa.int64()), indices.cast(pa.int64()))
+    by_parent = _lists(parents, parents.flatten().field("teacher_id"), names)
     named = [pc.is_in(rows[column].combine_chunks(), names) for column in ("teacher_id", "written_by")]
     return pc.or_(pc.or_(*named), by_parent)
+
+
+def _heard(rows: pa.Table, names: pa.Array) -> pa.Array:
+    """Which calls asked one of these, or showed a rationale of theirs, so that the reply may repeat it."""
+    about = rows["about"].combine_chunks()
+    return pc.or_(pc.is_in(rows["judge_id"].combine_chunks(), names), _lists(about, about.flatten(), names))
+
+
+def _lists(column: pa.ListArray, elements: pa.Array, names: pa.Array) -> pa.Array:
+    """Which lists of a column hold one of the names; ``elements`` are the names in its lists, one after the other."""
+    indices = pc.list_parent_indices(column).filter(pc.is_in(elements, names))
+    return pc.is_in(pa.array(range(len(column)), pa.int64()), indices.cast(pa.int64()))
 
 
 def _rejections(rows: pa.Table) -> pa.Table:

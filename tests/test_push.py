@@ -132,6 +132,19 @@ def test_rationale_made_from_an_excluded_teacher_is_dropped_too(workspace: Works
     assert "purified/majority/test-00000.parquet" not in hub.repos["alice/sums"].head.files
 
 
+def test_calls_that_showed_an_excluded_teacher_are_left_out(tmp_path: Path, hub: Hub) -> None:
+    """A merged rationale is the reply of a call: where it is not published, the reply is not either."""
+    workspace = workspace_of(tmp_path / "ws", ["ABB", "-BB"], split="train", gold="BB")
+    asker = ScriptedAsker(workspace, ["beta"], lambda _: "Both shelves are counted.\nThe answer is (B).")
+    publish(workspace, asked_by(Aggregate(judge="beta"), asker))
+    pushed(workspace, "alice/merged", exclude_teachers=["alpha"], yes=True)
+    published = unpack(hub.repos["alice/merged"].head.files, tmp_path / "published")
+    assert query(published, "SELECT question_id, about FROM calls").to_pylist() == [
+        {"question_id": "q00001", "about": ["beta", "gamma"]}
+    ]
+    assert query(published, "SELECT question_id FROM purified")["question_id"].to_pylist() == ["q00001"]
+
+
 def unpack(files: dict[str, bytes], folder: Path) -> Workspace:
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

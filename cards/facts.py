@@ -57,7 +57,7 @@ FROM purified p JOIN questions q USING (question_id) GROUP BY p.method ORDER BY 
 
 SHARES = """
 SELECT method, teacher_id, count(*) AS kept, count(*) / sum(count(*)) OVER (PARTITION BY method) AS share
-FROM purified WHERE teacher_id IS NOT NULL GROUP BY method, teacher_id ORDER BY method, teacher_id
+FROM purified GROUP BY method, teacher_id QUALIFY teacher_id IS NOT NULL ORDER BY method, teacher_id
 """
 
 REJECTIONS = """

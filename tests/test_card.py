@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 import yaml
+from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_corpus import make_workspace, question_row, response_row, write_recipe, write_workspace
 from huggingface_hub import DatasetCard
 from hypothesis import given
@@ -21,6 +22,7 @@ from cards import markdown
 from cards.card import TAGS, size_category, write_card
 from cards.report import render
 from cards.spec import CardSpec
+from purifiers.aggregate import Aggregate
 from purifiers.majority import Majority
 from purifiers.run import publish
 from schemas.errors import InputError, WorkspaceError
@@ -195,6 +197,14 @@ def test_what_the_card_says_of_conflict_is_what_the_report_says(tmp_path: Path) 
     assert "Before: 50.0% of 2 answered questions have teachers that contradict each other" in text
     assert "of the answers read, 66.7% are right where that is known" in text
     assert "contradict each other on 1 of 2 answered questions" in render(workspace)
+
+
+def test_shares_of_a_method_that_writes_some_rationales_anew_add_up(tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path / "ws", ["ABB", "BBB", "B--"], split="train", gold="BBB")
+    asker = ScriptedAsker(workspace, ["judge"], lambda _: "Both shelves are counted.\nThe answer is (B).")
+    publish(workspace, asked_by(Aggregate(judge="judge"), asker))
+    text = write_card(workspace).read_text()
+    assert "| `aggregate` | `alpha` | 1 | 33.3% |\n| `aggregate` | written anew | 2 | 66.7% |" in text
 
 
 def test_authors_sections_and_metadata_survive(workspace: Workspace) -> None:

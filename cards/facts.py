@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.database import connect
 from schemas.tables import KEEP_ALL, SPLITS
-from schemas.views import same_answer
+from schemas.views import SPENT, same_answer
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,9 +64,9 @@ REJECTIONS = """
 SELECT method, reason, count(*) AS questions FROM rejected GROUP BY ALL ORDER BY method, questions DESC, reason
 """
 
-ASKED = """
+ASKED = f"""
 SELECT c.method, c.judge_id, count(*) AS requests, count(*) FILTER (c.verdict IS NULL) AS unread,
-       count(*) FILTER (c.gold_shown) AS shown, sum(c.cost_usd) AS cost_usd,
+       count(*) FILTER (c.gold_shown) AS shown, {SPENT} AS cost_usd,
        (SELECT count(*) FROM purified p WHERE p.method = c.method AND p.written_by = c.judge_id) AS wrote,
        c.judge_id IN (SELECT teacher_id FROM responses) AS is_teacher
 FROM calls c GROUP BY c.method, c.judge_id ORDER BY c.method, c.judge_id

@@ -19,7 +19,7 @@ from cards.facts import Facts
 from cards.report_data import REJECTED, Choice, differing
 from schemas.corpus import UNREAD, Bools, Corpus
 from schemas.tables import SPLITS
-from schemas.views import same_answer
+from schemas.views import SPENT, same_answer
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 MOST_DOMAINS = 40
 
-COSTS = """
-SELECT teacher_id, sum(responses)::BIGINT AS responses, sum(requests)::BIGINT AS requests,
-       sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens,
-       sum(cost_usd) AS cost_usd, any_value(per_right) AS per_right
-FROM (FROM costs WHERE spent_on = 'build') JOIN (
-    SELECT teacher_id, sum(cost_usd) / nullif(count(*) FILTER (is_correct), 0) AS per_right
-    FROM responses GROUP BY teacher_id
-) USING (teacher_id) GROUP BY teacher_id ORDER BY teacher_id
+COSTS = f"""
+SELECT teacher_id, {SPENT} AS cost_usd, {SPENT} / nullif(count(*) FILTER (is_correct), 0) AS per_right
+FROM responses GROUP BY teacher_id ORDER BY teacher_id
 """
 
 CALIBRATION = f"""

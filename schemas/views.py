@@ -26,6 +26,9 @@ def same_answer(one: str, other: str, task: str) -> str:
     return f"({answer_key(one, task)}) = ({answer_key(other, task)})"
 
 
+SPENT = "CASE WHEN count(*) FILTER (cost_usd IS NULL AND status <> 'failed') = 0 THEN sum(cost_usd) END"
+"""SQL for the cost of rows together: unknown where that of a reply is. What never replied has none."""
+
 # A teacher's one answer to a question. With several samples it is the one that most samples reached
 # (self-consistency), ties to the earlier sample; unread answers cast no vote.
 ANSWERS_OF_ONE_SAMPLE = """
@@ -66,7 +69,7 @@ WHERE NOT {same_answer("a.predicted_answer", "b.predicted_answer", "q.task")}
     ),
     "teachers": (
         "one row per teacher: responses by status, accuracy on labelled questions, tokens, cost",
-        """
+        f"""
 SELECT teacher_id, any_value(model) AS model, count(*) AS responses,
        count(*) FILTER (status = 'ok') AS ok, count(*) FILTER (status = 'failed') AS failed,
        count(*) FILTER (status = 'truncated') AS truncated, count(*) FILTER (status = 'refused') AS refused,
@@ -74,24 +77,24 @@ SELECT teacher_id, any_value(model) AS model, count(*) AS responses,
        count(*) FILTER (answer_status = 'read') / count(*) AS read_rate,
        avg(is_correct::INTEGER) AS accuracy,
        sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens,
-       avg(latency_ms) AS mean_latency_ms, sum(cost_usd) AS cost_usd
+       avg(latency_ms) AS mean_latency_ms, {SPENT} AS cost_usd
 FROM responses GROUP BY teacher_id
 """,
     ),
     "costs": (
         "one row per teacher, split and what it was asked for (`build`, or the purifier that asked): requests, tokens, "
-        "cost, cost per right answer; null where a price is unknown",
-        """
+        "cost, cost per right answer; null where the cost of a reply is unknown",
+        f"""
 WITH paid AS (
-    SELECT 'build' AS spent_on, teacher_id, question_id, attempts, prompt_tokens, completion_tokens, cost_usd,
-           is_correct FROM responses
+    SELECT 'build' AS spent_on, teacher_id, question_id, status, attempts, prompt_tokens, completion_tokens,
+           cost_usd, is_correct FROM responses
     UNION ALL
-    SELECT method, judge_id, question_id, attempts, prompt_tokens, completion_tokens, cost_usd, NULL FROM calls
+    SELECT method, judge_id, question_id, status, attempts, prompt_tokens, completion_tokens, cost_usd, NULL FROM calls
 )
 SELECT p.spent_on, p.teacher_id, q.split, count(*) AS responses, sum(p.attempts)::BIGINT AS requests,
        sum(p.prompt_tokens)::BIGINT AS prompt_tokens, sum(p.completion_tokens)::BIGINT AS completion_tokens,
-       sum(p.cost_usd) AS cost_usd,
-       sum(p.cost_usd) / nullif(count(*) FILTER (p.is_correct), 0) AS cost_usd_per_right_answer
+       {SPENT} AS cost_usd,
+       {SPENT} / nullif(count(*) FILTER (p.is_correct), 0) AS cost_usd_per_right_answer
 FROM paid p JOIN questions q USING (question_id) GROUP BY ALL
 """,
     ),

@@ -171,6 +171,17 @@ def test_costs_are_by_split_and_unknown_stays_unknown(tmp_path: Path) -> None:
     ]
 
 
+def test_a_sum_of_costs_is_unknown_where_the_cost_of_a_reply_is(tmp_path: Path) -> None:
+    """Rows of two sources, say: what is known of one is not what both cost."""
+    q = [question(i) for i in range(3)]
+    ada = [said(x, "ada", "A", cost_usd=cost) for x, cost in zip(q, (0.3, None, 0.3), strict=True)]
+    bo = [said(x, "bo", "A", cost_usd=0.3) for x in q[:2]] + [said(q[2], "bo", None, status="failed", cost_usd=None)]
+    workspace = write_workspace(tmp_path / "ws", q, {"ada": ada, "bo": bo})
+    for view in ("teachers", "costs"):
+        found = rows(workspace, f"SELECT teacher_id, cost_usd FROM {view} ORDER BY teacher_id")
+        assert [tuple(r.values()) for r in found] == [("ada", None), ("bo", 0.6)]
+
+
 def test_cmv_is_the_mean_gain_over_keep_all(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "ws", n=5, methods=False)
     accuracy = {  # (method, teachers): accuracies by seed

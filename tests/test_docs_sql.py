@@ -3,16 +3,20 @@
 import random
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
-from helpers_asking import ScriptedAsker, asked_by
+from helpers_asking import ScriptedAsker, asked_by, workspace_of
 from helpers_cli import ROOT
 from helpers_corpus import question_row, response_row, write_workspace
 
 from purifiers.best_teacher import BestTeacher
 from purifiers.majority import Majority
 from purifiers.pairwise import Pairwise
+from purifiers.peer_review import PeerReview
 from purifiers.run import publish
 from schemas.database import query
 from schemas.workspace import Workspace
@@ -129,3 +133,23 @@ def test_shares_and_costs_add_up(workspace: Workspace) -> None:
     (failed,) = ask(workspace, "What failed, and why?")
     assert (failed["teacher_id"], failed["error_class"], failed["rows"]) == ("ada", "timeout", 1)
     assert ask(workspace, "Why was a question rejected?")[0]["reason"] == "no teacher's answer could be read"
+
+
+def test_a_pair_that_answered_several_times_is_read_once_a_question(tmp_path: Path) -> None:
+    q = question_row(0, "train", random.Random(0), answer="A")
+    ada = [response_row(q, "ada", right=i > 0, sample_idx=i, rationale=f"sample {i}") for i in range(3)]
+    workspace = write_workspace(tmp_path / "ws", [q], {"ada": ada, "bo": [response_row(q, "bo", right=False)]})
+    (row,) = ask(workspace, "Read the disagreements of one pair")
+    assert (row["answer_a"], row["answer_b"], row["rationale_a"]) == ("A", "B", "sample 1")
+
+
+def test_what_a_judge_without_a_price_did_makes_the_cost_unknown(tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path / "ws", ["AB", "BA"])
+    asker = ScriptedAsker(workspace, ("alpha", "beta"), lambda call: "4")
+    publish(workspace, asked_by(PeerReview(), asker))
+    file = next(workspace.calls_dir("peer-review").glob("*.parquet"))
+    calls = pq.read_table(file)
+    costs = pc.if_else(pc.equal(calls["judge_id"], "beta"), None, calls["cost_usd"])
+    pq.write_table(calls.set_column(calls.column_names.index("cost_usd"), "cost_usd", costs), file)
+    (paid,) = ask(workspace, "What does a purified row cost?")
+    assert paid["requests"] > 0 and (paid["cost_usd"], paid["cost_per_purified_row"]) == (None, None)

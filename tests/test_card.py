@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cards.card import TAGS, size_category, write_card
 from cards.report import render
 from cards.spec import CardSpec
 from purifiers.aggregate import Aggregate
+from purifiers.best_teacher import BestTeacher
 from purifiers.majority import Majority
 from purifiers.run import publish
 from schemas.errors import InputError, WorkspaceError
@@ -80,6 +82,25 @@ def test_split_without_files_is_not_promised(tmp_path: Path) -> None:
     assert configs.keys() == {"questions", "responses"}
     assert [f["split"] for f in configs["questions"]["data_files"]] == ["train"]
     assert configs["responses"]["default"] is True
+
+
+def test_what_the_card_gives_trl_is_the_default_config_with_a_line_break_before_the_rationale(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    publish(workspace, BestTeacher())
+    code = (
+        write_card(workspace, CardSpec(default_method="majority"))
+        .read_text()
+        .split("from trl import SFTTrainer\n")[1]
+        .split("SFTTrainer(")[0]
+    )
+    load = partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache"))
+    names: dict[str, Any] = {"load_dataset": load, "DATASET": str(workspace.path)}
+    exec(code, names)  # noqa: S102 - our own card
+    given, published = names["rows"], load(str(workspace.path), "purified-majority", split="train")
+    assert [row["prompt"] + row["completion"] for row in given] == [
+        "\n".join(turn["content"] for turn in chat) for chat in published["messages"]
+    ]
 
 
 def test_same_data_gives_the_same_bytes(workspace: Workspace) -> None:

@@ -90,8 +90,8 @@ def _existing(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def configs_of(workspace: Workspace) -> list[dict[str, Any]]:
-    """One config per table that has files: ``questions``, ``responses``, ``calls`` and ``purified-<method>``."""
-    folders = {"questions": "questions", "responses": "responses/*", "calls": "calls/*"}
+    """One config per table that has files, and ``purified-<method>`` per method."""
+    folders = {"questions": "questions", "responses": "responses/*", "rejected": "rejected/*", "calls": "calls/*"}
     folders |= {f"purified-{method}": f"purified/{method}" for method in workspace.methods()}
     configs = []
     for name, folder in folders.items():

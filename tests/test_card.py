@@ -71,6 +71,15 @@ def test_without_a_name_the_purified_rows_load(workspace: Workspace, tmp_path: P
     assert {"prompt", "completion", "messages"} <= set(rows.column_names)
 
 
+def test_rejected_questions_load_with_the_reason(tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path / "ws", ["AB", "--"])
+    publish(workspace, Majority())
+    write_card(workspace)
+    rows = datasets.load_dataset(str(workspace.path), "rejected", split="test", cache_dir=str(tmp_path / "cache"))
+    assert [(row["question_id"], row["method"]) for row in rows] == [("q00001", "majority")]
+    assert rows[0]["reason"] == "no teacher has a usable response"
+
+
 def test_split_without_files_is_not_promised(tmp_path: Path) -> None:
     rng = random.Random(0)
     questions = [question_row(i, "train", rng) for i in range(3)]

@@ -154,7 +154,7 @@ KEYS = {
         SELECT question_id || ', ' || method FROM rejected ANTI JOIN questions USING (question_id)""",
     "calls about questions that are not there": """
         SELECT question_id || ', ' || method FROM calls ANTI JOIN questions USING (question_id)""",
-    "questions both purified and rejected by one method": """
+    "pairs of a question and a method that both purified and rejected it": """
         SELECT question_id || ', ' || method FROM purified SEMI JOIN rejected USING (question_id, method)""",
     "purified rows whose parent response is not there": """
         WITH parents AS (SELECT question_id, method, unnest(parents) AS parent FROM purified)
@@ -200,11 +200,11 @@ def _values(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
 
 
 COVERAGE = {
-    "questions that a teacher has no response to": """
+    "pairs of a question and a teacher without a response": """
         SELECT q.question_id || ', ' || t.teacher_id
         FROM questions q CROSS JOIN (SELECT DISTINCT teacher_id FROM responses) t
         ANTI JOIN responses r ON q.question_id = r.question_id AND t.teacher_id = r.teacher_id""",
-    "questions that a method neither purified nor rejected (purify again)": """
+    "pairs of a question and a method that neither purified nor rejected it (purify again)": """
         SELECT q.question_id || ', ' || m.method
         FROM questions q CROSS JOIN (SELECT method FROM purified UNION SELECT method FROM rejected) m
         ANTI JOIN (SELECT question_id, method FROM purified UNION ALL SELECT question_id, method FROM rejected) p

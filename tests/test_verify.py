@@ -87,7 +87,7 @@ def test_lost_parents_and_gaps_are_told(tmp_path: Path) -> None:
         rewrite(file, lambda rows: rows[1:], RESPONSES.arrow)
     found = {finding.message: finding.level for finding in problems(workspace)}
     assert found["1 purified rows whose parent response is not there"] == "error"
-    assert found["3 questions that a teacher has no response to"] == "warning"
+    assert found["3 pairs of a question and a teacher without a response"] == "warning"
 
 
 def test_foreign_columns_types_and_nulls_are_told(tmp_path: Path) -> None:

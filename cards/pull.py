@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE_OF = {"questions": QUESTIONS, "responses": RESPONSES, "purified": PURIFIED, "rejected": REJECTED, "calls": CALLS}
 TABLE_OF |= {"students": STUDENTS}
-FOLDERS = (*TABLE_OF, "routers", "recipes")
+FOLDERS = (*TABLE_OF, "routers", "recipes", "prompts")
 
 
 def pull(repo_id: str, folder: str | os.PathLike[str], *, revision: str | None = None) -> Workspace:

@@ -47,6 +47,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_pulled_dataset_is_a_workspace_with_the_same_bytes(
     published: dict[str, bytes], hub: Hub, tmp_path: Path
 ) -> None:
+    published = {**published, "prompts/mine.jinja": b"Think first. {{ question }}"}
     repo = hub.add("bob/sums", published)
     workspace = pull("bob/sums", tmp_path / "mine")
     for path, content in published.items():

@@ -14,6 +14,7 @@ from helpers_cli import ROOT
 from helpers_corpus import question_row, response_row, write_workspace
 
 from purifiers.best_teacher import BestTeacher
+from purifiers.keep_all import KeepAll
 from purifiers.majority import Majority
 from purifiers.pairwise import Pairwise
 from purifiers.peer_review import PeerReview
@@ -139,6 +140,10 @@ def test_a_pair_that_answered_several_times_is_read_once_a_question(tmp_path: Pa
     q = question_row(0, "train", random.Random(0), answer="A")
     ada = [response_row(q, "ada", right=i > 0, sample_idx=i, rationale=f"sample {i}") for i in range(3)]
     workspace = write_workspace(tmp_path / "ws", [q], {"ada": ada, "bo": [response_row(q, "bo", right=False)]})
+    publish(workspace, KeepAll())
+    kept = ask(workspace, "Where did each kept rationale come from, and what did a right one cost?")
+    assert [(r["teacher_id"], r["rationales"], r["rights"]) for r in kept] == [("ada", 1, 1), ("bo", 1, 0)]
+    assert [r["cost_per_right_one"] for r in kept] == [pytest.approx(0.0001), None]
     (row,) = ask(workspace, "Read the disagreements of one pair")
     assert (row["answer_a"], row["answer_b"], row["rationale_a"]) == ("A", "B", "sample 1")
 

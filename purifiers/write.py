@@ -28,7 +28,7 @@ from schemas.corpus import UNREAD, Corpus
 from schemas.database import connect
 from schemas.errors import WorkspaceError
 from schemas.parquet import split_file, swapped_folder, write_splits, writer
-from schemas.render import completions, messages, prompts
+from schemas.render import completions, joinable, messages, prompts
 from schemas.tables import PURIFIED, QUESTIONS, REJECTED, SPLITS
 from schemas.workspace import question_files, told_disk_errors
 
@@ -187,7 +187,7 @@ class _Rows:
         columns = [
             questions["question_id"],
             self.purifier.name,
-            prompt,
+            joinable(prompt),
             completion,
             messages(prompt, completion),
             rationale,

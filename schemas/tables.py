@@ -163,7 +163,7 @@ PURIFIED = Table(
     (
         Field("question_id", _s, "the question"),
         Field("method", _s, "the purifier that chose"),
-        Field("prompt", _s, "training input: the question with its context and choices"),
+        Field("prompt", _s, "training input: the question with its context and choices, and a line break"),
         Field("completion", _s, "training target: the rationale, then the answer line"),
         Field("messages", MESSAGES, "`prompt` and `completion` as a chat of a user and an assistant"),
         Field("rationale", _s, "the one rationale kept"),

@@ -100,7 +100,7 @@ def test_what_the_card_gives_trl_is_the_default_config_with_a_line_break_before_
     code = (
         write_card(workspace, CardSpec(default_method="majority"))
         .read_text()
-        .split("from trl import SFTTrainer\n")[1]
+        .split("# `prompt` and `completion` are the columns that TRL trains on\n")[1]
         .split("SFTTrainer(")[0]
     )
     load = partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache"))

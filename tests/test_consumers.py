@@ -103,22 +103,6 @@ def test_trl(workspace: Workspace, tmp_path: Path, columns: list[str]) -> None:
     shutil.rmtree(tmp_path / "out")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
-def test_trl_reads_a_line_break_between_question_and_rationale(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TRL puts the two together as they are."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    given = importlib.import_module("with_trl").training_rows(str(workspace.path), "majority", ["prompt", "completion"])
-    published = query(
-        workspace, "SELECT messages FROM purified JOIN questions USING (question_id) WHERE split = 'train'"
-    )
-    assert {row["prompt"] + row["completion"] for row in given} == {
-        "\n".join(turn["content"] for turn in chat) for chat in published["messages"].to_pylist()
-    }
-
-
 def tiny_model(folder: Path) -> str:
     """A Llama of random weights with a byte-level tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

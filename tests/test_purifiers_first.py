@@ -516,10 +516,10 @@ def test_the_columns_of_a_purified_row(tmp_path: Path) -> None:
     rationale = f"{who} adds the numbers of q00000 one after the other and finds B."
     options = "".join(f"\n({c['label']}) {c['text']}" for c in q["choices"])
     assert first["rationale"] == rationale
-    assert first["prompt"] == f"A passage.\n\n{q['question']}{options}"
+    assert first["prompt"] == f"A passage.\n\n{q['question']}{options}\n", "trainers put nothing after it"
     assert first["completion"] == f"{rationale}\nThe answer is (B)."
     assert first["messages"] == [
-        {"role": "user", "content": first["prompt"]},
+        {"role": "user", "content": first["prompt"].removesuffix("\n")},
         {"role": "assistant", "content": first["completion"]},
     ]
     assert first["parents"] == [{"teacher_id": who, "sample_idx": 0}]
@@ -527,7 +527,7 @@ def test_the_columns_of_a_purified_row(tmp_path: Path) -> None:
     assert first["score"] == pytest.approx(2 / 3) and first["agreement"] == pytest.approx(2 / 3)
     entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)) / np.log(3)
     assert first["conflict"] == pytest.approx(entropy, rel=1e-5)
-    assert second["prompt"] == "How many?" and second["completion"].endswith("\nThe answer is 7.")
+    assert second["prompt"] == "How many?\n" and second["completion"].endswith("\nThe answer is 7.")
     assert len(first["purifier_fingerprint"]) == 16
     assert pq.read_schema(workspace.purified_dir("majority") / "train-00000.parquet").equals(PURIFIED.arrow)
 

@@ -14,7 +14,7 @@ from datasets import load_dataset
 def main(dataset: str, method: str) -> None:
     rows = load_dataset(dataset, f"purified-{method}", split="train", streaming=True)
     for row in islice(rows.shuffle(seed=0, buffer_size=1000), 3):
-        print(row["prompt"], row["completion"], sep="\n", end="\n\n")
+        print(row["prompt"] + row["completion"], end="\n\n")
 
 
 if __name__ == "__main__":

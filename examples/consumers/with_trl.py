@@ -1,11 +1,10 @@
-"""Fine-tune a student on purified rationales with TRL.
+"""Fine-tune a student on purified rationales with TRL, on the columns as they are published.
 
 pip install trl
 python examples/consumers/with_trl.py FOLDER_OR_REPO METHOD Qwen/Qwen3-0.6B student/ [STEPS [messages]]
 
-`prompt` and `completion` by default, with a line break between, which TRL does not add: the loss is on the completion
-alone. `messages` go through the model's chat template, and the loss is on the whole chat unless the template marks the
-assistant's part (assistant_only_loss).
+`prompt` and `completion` by default: the loss is on the completion alone. `messages` go through the model's chat
+template, and the loss is on the whole chat unless the template marks the assistant's part (assistant_only_loss).
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from __future__ import annotations
 import sys
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
-
-
-def training_rows(dataset: str, method: str, columns: list[str]) -> Dataset:
-    rows = load_dataset(dataset, f"purified-{method}", split="train").select_columns(columns)
-    return rows.map(lambda row: {"prompt": row["prompt"] + "\n"}) if "prompt" in columns else rows
 
 
 def main(dataset: str, method: str, model: str, output: str, *more: str) -> None:
     steps, *columns = more or ["-1"]
-    rows = training_rows(dataset, method, columns or ["prompt", "completion"])
+    wanted = columns or ["prompt", "completion"]
+    rows = load_dataset(dataset, f"purified-{method}", split="train").select_columns(wanted)
     gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=output,

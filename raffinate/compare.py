@@ -34,7 +34,7 @@ from distill.one import check_teacher_weights
 from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from purifiers.base import Purifier, Signal
-from raffinate.compare_cell import Cell, Found, Work, choose, train_cell
+from raffinate.compare_cell import Cell, Found, Work, check_student, choose, train_cell
 from raffinate.recipe import make_purifier
 from schemas.corpus import Corpus
 from schemas.database import refresh
@@ -200,7 +200,7 @@ def compare(  # noqa: PLR0913  the last by name only
         train: False returns what is there and trains nothing; it may be asked while another process trains.
 
     Raises:
-        InputError: see `check_grid`; a dataset without test questions.
+        InputError: see `check_grid`; a dataset without test questions; a student that is nowhere to be had.
         RaffinateError: every cell failed; the first reason is told.
         KeyboardInterrupt: cells that had ended are kept.
     """
@@ -227,6 +227,8 @@ def _fill(  # noqa: PLR0913  the last by name only
     """Train what is missing; return what failed, and why."""
     cells, failed = store.grid.cells, dict[str, str]()
     missing = [c for c in cells if store.read(c) is None]
+    for student in dict.fromkeys(cell.student for cell in missing):
+        check_student(student)
     try:
         for cell, outcome, left in _train(work, store, corpus, missing, jobs=jobs, asker=asker, on_cell=on_cell):
             if isinstance(outcome, RaffinateError):

@@ -404,6 +404,14 @@ def test_a_cell_that_fails_does_not_stop_the_others(workspace: Workspace, monkey
     assert found["cells"] == 2
 
 
+def test_a_student_that_is_not_there_is_told_before_any_is_trained(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_module, "train_cell", lambda *_: pytest.fail("a cell was begun"))
+    with pytest.raises(InputError, match="no student 'no/where': give tiny-seq2seq"):
+        small(workspace, seeds=(6,), students=("tiny-causal", "no/where"))
+
+
 def test_a_recipe_trains_students(tmp_path: Path) -> None:
     recipe = {
         "workspace": "ws",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -59,6 +60,8 @@ def bring(
         InputError: a file is not what it must be, or a question is not the one that has its id in the workspace.
         WorkspaceError: the folder cannot be used, or another run holds it.
     """
+    if questions is None and not Path(path).exists():
+        raise InputError(f"there is no workspace {path} yet: name its questions too, with  --questions FILE")
     known = Workspace.open(path).read_questions() if questions is None else None
     corpus = read_corpus(questions, responses, selection, known)
     for teacher in corpus.teachers:

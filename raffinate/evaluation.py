@@ -87,17 +87,16 @@ def show_closer(found: Sequence[dict[str, Any]]) -> None:
             "Accuracy of the row less that of the column (95 % interval, paired; * leaves out 0)", ("", *names), rows
         )
     if "domains" in found[0]:
-        first = found[0]["domains"]
+        first, bounds = found[0]["domains"], _bounds("best teacher there", names)
         rows = [
             (
                 f"{domain} ({first[domain]['n']:,})",
                 *(show.share(e["domains"][domain]["accuracy"]) for e in found),
-                show.share(first[domain]["best_single"]),
-                show.share(first[domain]["oracle"]),
+                *(show.share(first[domain][key]) for key in bounds.values()),
             )
             for domain in first
         ]
-        show.table("By domain", ("domain", *names, "best teacher there", "oracle"), rows)
+        show.table("By domain", ("domain", *names, *bounds), rows)
     if "curves" in found[0]:
         _show_curves(found)
     if "transfer" in found[0]:
@@ -112,18 +111,22 @@ def _show_curves(found: Sequence[dict[str, Any]]) -> None:
         sizes = list(learners[0]["curves"]["train"])
         rows = [(f"{n:,}", *(show.share(e["curves"]["train"][n]) for e in learners)) for n in sizes]
         show.table("By number of train questions", ("questions", *(e["method"] for e in learners)), rows)
-    steps = found[0]["curves"]["teachers"]
+    steps, names = found[0]["curves"]["teachers"], [e["method"] for e in found]
+    bounds = _bounds("best single", names)
     rows = [
         (
             f"{n}: with {step['added']}",
             *(show.share(e["curves"]["teachers"][n]["accuracy"]) for e in found),
-            show.share(step["best_single"]),
-            show.share(step["oracle"]),
+            *(show.share(step[key]) for key in bounds.values()),
         )
         for n, step in steps.items()
     ]
-    names = [e["method"] for e in found]
-    show.table("By number of teachers, the best on train first", ("teachers", *names, "best single", "oracle"), rows)
+    show.table("By number of teachers, the best on train first", ("teachers", *names, *bounds), rows)
+
+
+def _bounds(best: str, names: Sequence[str]) -> dict[str, str]:
+    """The columns beside the methods, and where their figures are; the oracle is there once."""
+    return {best: "best_single"} | ({} if "oracle" in names else {"oracle": "oracle"})
 
 
 def _difference(d: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -38,14 +39,20 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 FOLDED = 24
 """Characters that a folded column keeps: less is not read easily."""
+UNKNOWN = "unknown"
 QUIET_SECONDS = 10.0
 """How often progress is a line where there is no terminal."""
 
 
 def as_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode()
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=_plain).decode()
     sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no type for: settings as their fields, the rest as text."""
+    return value.model_dump() if hasattr(value, "model_dump") else str(value)
 
 
 def note(text: str) -> None:
@@ -172,7 +179,7 @@ def _line(snapshot: Snapshot) -> str:
 
 def money(usd: float | None) -> str:
     """US dollars, or that they are unknown."""
-    return "unknown" if usd is None else f"${usd:,.4f}" if usd < 1 else f"${usd:,.2f}"
+    return UNKNOWN if usd is None else f"${usd:,.4f}" if usd < 1 else f"${usd:,.2f}"
 
 
 def share(value: float | None) -> str:
@@ -181,19 +188,46 @@ def share(value: float | None) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows; the first column is text, the others are figures."""
+    """Print rows: a table, or a line per value where words would be broken to fit the screen."""
+    rows = list(rows)
     out.print(Text(title, style="bold"), soft_wrap=True)  # rich folds a title to the width of its table
-    out.print(grid(columns, rows))
+    if fits(columns, [[_longest_word(v) for v in row] for row in (columns, *rows)]):
+        out.print(grid(columns, rows))
+    else:
+        _lines(columns[1:], [(str(name), values) for name, *values in rows])
 
 
-def grid(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Rows as a table; what comes from data is shown as it is, never as markup."""
+def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Rows as a table, figures to the right; what comes from data is shown as it is, never as markup."""
     made = Table()
     for i, name in enumerate(columns):
-        made.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=not i)
+        figures = i and not _are_texts([row[i] for row in rows])
+        made.add_column(Text(name), justify="right" if figures else "left", overflow="fold", no_wrap=not i)
     for row in rows:
-        made.add_row(*(Text("-" if v is None else str(v)) for v in row))
+        made.add_row(*(Text(_cell(v)) for v in row))
     return made
+
+
+def _are_texts(values: Sequence[object]) -> bool:
+    """Whether most of a column begin with a letter; an unknown figure is none of them."""
+    return 2 * sum(v != UNKNOWN and str(v)[:1].isalpha() for v in values if v is not None) > len(values)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _longest_word(value: object) -> str:
+    return max(_cell(value).split(), key=cell_len, default="")
+
+
+def _lines(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]]) -> None:
+    """Rows with a heading each, and a line per value."""
+    for heading, values in rows:
+        out.print(Text(heading, style="bold"))
+        for name, value in zip(columns, values, strict=True):
+            said = _cell(value).replace("\n", "\n    ")
+            out.print(Text(f"  {name}: {said}"), soft_wrap=True)
 
 
 def fits(columns: Sequence[str], rows: Sequence[Sequence[object]], folded: int | None = None) -> bool:
@@ -205,14 +239,12 @@ def fits(columns: Sequence[str], rows: Sequence[Sequence[object]], folded: int |
 def records(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Rows of a query: a table, or a line per value where that has no room; fractions to six digits."""
     rows = [[figure(v) if isinstance(v, float) else v for v in row] for row in rows]
-    if fits(columns, rows, folded=FOLDED):
+    if not rows:
+        out.print("no rows")
+    elif fits(columns, rows, folded=FOLDED):
         out.print(grid(columns, rows))
-        return
-    for i, row in enumerate(rows, 1):
-        out.print(Text(f"row {i}", style="bold"))
-        for name, value in zip(columns, row, strict=True):
-            said = "-" if value is None else str(value).replace("\n", "\n    ")
-            out.print(Text(f"  {name}: {said}"), soft_wrap=True)
+    else:
+        _lines(columns, [(f"row {i}", row) for i, row in enumerate(rows, 1)])
 
 
 def figure(value: float) -> str:
@@ -336,12 +368,18 @@ def top(shares: dict[str, float]) -> str:
 def endpoints(reports: Sequence[EndpointReport]) -> None:
     """What was found at each URL."""
     rows = [
-        (r.teacher_id, r.url, r.problem or "ok", "-" if r.latency_ms is None else f"{r.latency_ms:.0f} ms")
-        for r in reports
+        (r.teacher_id, r.url, _found(r), "-" if r.latency_ms is None else f"{r.latency_ms:.0f} ms") for r in reports
     ]
     table("Endpoints", ("teacher", "url", "found", "latency"), rows)
     for remark in (r.note for r in reports if r.note):
         note(remark)
+
+
+def _found(report: EndpointReport) -> str:
+    """What was found, without the teacher and the URL that stand beside it."""
+    if report.problem is None:
+        return "ok" if report.serves_model else "no list of models"
+    return report.problem.removeprefix(f"teacher '{report.teacher_id}': ").removeprefix(f"{report.url} ")
 
 
 def estimates(found: Mapping[str, Sequence[TeacherEstimate]]) -> None:
@@ -476,7 +514,17 @@ def methods(found: Sequence[dict[str, Any]]) -> None:
         out.print(f"[bold]{each['method']}[/bold]  {sees}" + ("" if each["publishable"] else ", for evaluation alone"))
         out.print(f"  {each['about']}", markup=False)
         for setting in each["settings"]:
-            out.print(f"  --set {setting['name']}={setting['default']}   {setting['about']}", markup=False)
+            pair = shlex.quote(f"{setting['name']}={_as_set(setting['default'])}")
+            out.print(f"  --set {pair}   {setting['about']}", markup=False, soft_wrap=True)
+
+
+def _as_set(value: Any) -> str:
+    """A value as ``--set`` reads it."""
+    import yaml
+
+    plain = orjson.loads(orjson.dumps(value, default=_plain))
+    text: str = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=sys.maxsize)
+    return text.removesuffix("...\n").strip() if plain != "" else ""
 
 
 def purified_dict(workspace: Workspace, purifier: Purifier, corpus: Corpus, kept: Purified) -> dict[str, Any]:
@@ -548,7 +596,7 @@ def brought(found: Brought) -> None:
 def audited(found: dict[str, Any]) -> None:
     """An audit, a line per figure; figures of a group are indented."""
     for name, value in found.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             out.print(f"{name}:", markup=False)
             for key, part in value.items():
                 out.print(f"    {key}: {_figure(part)}", markup=False)
@@ -557,9 +605,9 @@ def audited(found: dict[str, Any]) -> None:
 
 
 def _figure(value: Any) -> str:
-    if isinstance(value, set | frozenset | list | tuple):
+    if isinstance(value, set | frozenset | list | tuple | dict):
         return ", ".join(sorted(map(str, value))) or "none"
-    return f"{value:.3f}" if isinstance(value, float) else "unknown" if value is None else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else UNKNOWN if value is None else str(value)
 
 
 def findings(found: Sequence[Finding]) -> None:
@@ -594,23 +642,24 @@ def pushed(done: PushPlan | PushReport) -> None:
 
 def places(workspace: Workspace) -> None:
     """Where everything lies and what can be done with it."""
-    from rich.markup import escape
-
-    path, methods = escape(str(workspace.path)), workspace.methods()
-    out.print(f"\n[bold]Where everything lies[/bold]  {path}")
+    where = str(workspace.path)
+    path = shlex.quote(where)
+    out.print(Text.assemble(("\nWhere everything lies", "bold"), f"  {where}"), soft_wrap=True)
     for name, about in PLACES.items():
         if (workspace.path / name).exists():
             out.print(f"  {name:17} {about}")
     out.print("\n[bold]Next[/bold]")
-    out.print(f'  raffinate sql {path} "SELECT * FROM conflicts LIMIT 5"', soft_wrap=True)
-    if methods:
-        out.print(
-            f"  python -c \"import datasets; print(datasets.load_dataset('{path}', 'purified-{methods[0]}'))\"",
-            soft_wrap=True,
-        )
+    steps = [f"raffinate report {path}", f'raffinate sql {path} "SELECT * FROM conflicts LIMIT 5"']
+    if workspace.methods():
+        code = f"import datasets; print(datasets.load_dataset({where!r}))"
+        steps.append(f"python -c {shlex.quote(code)}" if '"' in code else f'python -c "{code}"')
     else:
-        out.print(f"  raffinate evaluate {path} --methods best-teacher,majority,oracle")
-        out.print(f"  raffinate purify {path} --method majority")
+        steps += [
+            f"raffinate evaluate {path} --methods best-teacher,majority,oracle",
+            f"raffinate purify {path} --method majority",
+        ]
+    for step in steps:
+        out.print(f"  {step}", soft_wrap=True, markup=False)
 
 
 PLACES = {

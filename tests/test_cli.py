@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -18,8 +19,10 @@ from helpers_cli import ROOT, Cli, in_process
 from helpers_corpus import make_workspace
 
 import raffinate
+from builders.endpoints import EndpointReport
 from purifiers.base import Purifier, Scores, Signal
 from purifiers.registry import METHODS
+from raffinate import show
 from raffinate.cli import app
 from schemas.corpus import Corpus
 from schemas.views import DESCRIPTIONS
@@ -142,6 +145,29 @@ def test_what_has_no_room_as_a_table_is_a_line_per_value(
     ).out
     assert "│ 0.0208284 │ 12345678.9 │ " in narrow
     assert "0.020828399999997" in cli("sql", workspace.path, "SELECT 0.020828399999997::DOUBLE", "--format", "csv").out
+
+
+def test_a_query_without_rows_says_so(cli: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raffinate.show.out.width", 60)
+    assert cli("sql", workspace.path, "SELECT * FROM responses WHERE false").out == "no rows\n"
+
+
+def test_texts_stand_at_the_left_and_figures_at_the_right(cli: Cli, workspace: Workspace) -> None:
+    views = cli("sql", workspace.path).out
+    assert "│ questions │ one row per question  " in views
+    figures = cli("sql", workspace.path, "SELECT 'a' AS name, n, 'of ' || n AS said FROM (VALUES (7), (1000)) t(n)").out
+    assert "│ a    │    7 │ of 7    │" in figures
+
+
+def test_a_narrow_screen_breaks_no_word_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    columns, rows = ("teacher", "second turns", "completion tokens", "cost"), [("ada", "1", None, "unknown")]
+    for width, broken in ((60, False), (30, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("raffinate.show.out.width", width)
+            show.table("A build would ask", columns, rows)
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in ("second", "completion", "unknown"))
+        assert ("\nada\n  second turns: 1\n  completion tokens: -\n" in printed) == broken
 
 
 def test_values_of_every_type_are_printed(cli: Cli, workspace: Workspace) -> None:
@@ -290,6 +316,21 @@ def test_evaluate_as_a_table(cli: Cli, workspace: Workspace) -> None:
     assert all(m in ran.out for m in ("best-teacher", "majority", "oracle"))
 
 
+def test_the_oracle_has_one_column(cli: Cli, workspace: Workspace) -> None:
+    ran = cli("evaluate", workspace.path, "--methods", "majority,oracle", "--domains", "--curves")
+    assert ran.code == 0, ran.err
+    heads = [line for line in ran.out.splitlines() if line.startswith(("┃ domain ", "┃ teachers "))]
+    assert [head.count("oracle") for head in heads] == [1, 1]
+
+
+def test_a_server_without_a_list_of_models_is_not_called_ok(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("ada", "http://127.0.0.1:1/v1")
+    down = "teacher 'ada': http://127.0.0.1:1/v1 cannot be reached: start the server"
+    show.endpoints([EndpointReport(*asked, True, note="?"), EndpointReport(*asked, False, problem=down)])
+    printed = capsys.readouterr().out
+    assert "│ no list of models " in printed and "│ cannot be reached: start the server " in printed
+
+
 def test_on_a_narrow_screen_an_evaluation_is_two_tables(
     cli: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,11 +353,34 @@ def test_methods_are_listed_with_their_settings(cli: Cli) -> None:
     assert found["signals"] == ["question"] and found["learns"] and len(found["settings"]) == 6
 
 
+def test_listed_settings_can_be_pasted(cli: Cli, workspace: Workspace) -> None:
+    (listed,) = re.findall(r"^filtered .*?(?=^\w)", cli("methods").out, re.MULTILINE | re.DOTALL)
+    pasted = shlex.split(" ".join(re.findall(r"--set .*?(?=   )", listed)))
+    assert "language=null" in pasted and len(pasted) == 8
+    assert cli("audit", workspace.path, "--method", "filtered", *pasted).code == 0
+    listed = cli("methods").out
+    assert "--set 'training={epochs: 60, " in listed and "--set 'judges=[]'   " in listed
+
+
 def test_the_card_is_written_and_keeps_its_place(cli: Cli, tmp_path: Path) -> None:
     made = make_workspace(tmp_path / "ws", n=5)
     ran = cli("card", made.path)
     assert ran.code == 0 and Path(ran.out.strip()) == made.path / "README.md"
     assert "purified-majority" in (made.path / "README.md").read_text()
+
+
+def test_what_to_do_next_can_be_pasted(cli: Cli, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "mein Datensatz", n=20)
+    files = ("--questions", f"{made.path}/questions/*.parquet", "--responses", f"{made.path}/responses/*/*.parquet")
+    printed = cli("import", made.path, *files).out
+    (report,) = re.findall(r"^  raffinate (report .*)", printed, re.MULTILINE)
+    assert cli(*shlex.split(report)).code == 0
+    assert f"load_dataset({str(made.path)!r})" in printed
+
+
+def test_an_import_into_nothing_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("import", tmp_path / "new", "--responses", "r.jsonl")
+    assert ran.code == 1 and "no workspace" in ran.err and "--questions FILE" in ran.err
 
 
 def test_import_then_evaluate(cli: Cli, tmp_path: Path) -> None:

@@ -177,8 +177,8 @@ def _table(section: dict[str, Any]) -> None:
     names += ("right kept", "teacher calls", "rationale tokens", "train s")
     show.table(
         f"{section['base_model']}, {section['objective']}: {section['parameters']:,} weights, {section['steps']:,} "
-        f"steps, {section['n']:,} test questions, {_seeds(section)}; * = 95 % interval over seeds and over "
-        "questions both leave out 0",
+        f"steps, {section['n']:,} test questions, {_seeds(section)}; accuracy in %, differences in points; * = 95 % "
+        "interval over seeds and over questions both leave out 0",
         names,
         rows,
     )
@@ -202,7 +202,7 @@ def _curve_table(section: dict[str, Any]) -> None:
         for method, points in section["curves"].items()
     ]
     show.table(
-        f"{section['base_model']}, {section['objective']}: accuracy by number of teachers, and CMV",
+        f"{section['base_model']}, {section['objective']}: accuracy in % by number of teachers, and CMV in points",
         ("method", *(f"{m} teacher{'s' * (m > 1)}" for m in sizes), "CMV"),
         rows,
     )

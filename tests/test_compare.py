@@ -363,7 +363,7 @@ def test_the_command(cli: Cli, workspace: Workspace, found: dict[str, Any]) -> N
     assert ran.code == 0, ran.err
     assert ran.json["sections"] == found["sections"]
     shown = cli(*asked, *settings, "--show")
-    assert "CMV" in shown.out
+    assert "accuracy in % by number of teachers, and CMV in points" in shown.out
     assert "fine-tuning" in shown.out
 
 

@@ -21,6 +21,8 @@ def read_yaml(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
         return yaml.load(text, _Once)
+    except FileNotFoundError:
+        raise InputError(f"{file} is not there: check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text ({error})") from None
     except yaml.MarkedYAMLError as error:

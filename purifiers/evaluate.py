@@ -5,6 +5,7 @@ best single accuracy on these questions of the teacher that solved most train qu
             is not right, on train and here
 regret      oracle - accuracy
 gap closed  (accuracy - best single) / (oracle - best single): 0 = as good as the best teacher, 1 = the oracle
+interval    Wilson (1927), which unlike resampled questions is not of no width where all answers are right
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from schemas.corpus import UNREAD, Corpus
 from schemas.errors import InputError
 from schemas.tables import SPLITS
 
-RESAMPLES = 2000
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Evaluation:
     Attributes:
         method: its name.
         accuracy: right answers kept / questions; a rejected question is not right.
-        low: lower end of the 95 % bootstrap interval of the accuracy, questions resampled.
+        low: lower end of the 95 % interval of the accuracy, see the module.
         high: upper end.
         coverage: questions kept / questions.
         oracle: see the module.
@@ -92,13 +94,13 @@ def evaluate(corpus: Corpus, methods: Sequence[Purifier], *, on: str = "test", s
         corpus: all questions.
         methods: unfitted purifiers.
         on: ``train``, ``validation`` or ``test``.
-        seed: of folds and bootstrap.
+        seed: of the folds.
 
     Raises:
         InputError: the split has no labelled question with an answer, or a method makes no choice.
     """
     rows = judged_rows(corpus, methods, on)
-    return judge(corpus, rows, [choose_on(m, corpus, rows, on, seed) for m in methods], seed=seed)
+    return judge(corpus, rows, [choose_on(m, corpus, rows, on, seed) for m in methods])
 
 
 def judge(
@@ -106,7 +108,6 @@ def judge(
     rows: npt.NDArray[np.int64],
     choices: Sequence[Choice],
     *,
-    seed: int = 0,
     prices: Mapping[str, float] | None = None,
 ) -> list[Evaluation]:
     """Evaluate choices that were made for some rows.
@@ -115,12 +116,11 @@ def judge(
         corpus: all questions; its train split names the best single teacher.
         rows: the rows.
         choices: of these rows.
-        seed: of the bootstrap.
         prices: teacher -> mean US dollars of a response, where they are known.
     """
     part = corpus.take(rows)
     best = _best_single(corpus, part)
-    return [_score(c, part, best, seed, prices or {}) for c in choices]
+    return [_score(c, part, best, prices or {}) for c in choices]
 
 
 def _cost(method: Purifier) -> float | None:
@@ -192,10 +192,10 @@ def solved(corpus: Corpus) -> npt.NDArray[np.bool_]:
     return np.asarray((corpus.correct == 1) & corpus.usable)
 
 
-def _score(choice: Choice, part: Corpus, best: float | None, seed: int, prices: Mapping[str, float]) -> Evaluation:
+def _score(choice: Choice, part: Corpus, best: float | None, prices: Mapping[str, float]) -> Evaluation:
     method, kept = choice.method, choice.kept
     right = is_right(part, kept)
-    low, high = bootstrap(right, seed)
+    low, high = wilson(right)
     oracle = float(solved(part).any(axis=1).mean())
     gap = None if best is None or oracle <= best else (float(right.mean()) - best) / (oracle - best)
     chosen = kept.teacher[kept.teacher >= 0]
@@ -253,14 +253,12 @@ def is_right(part: Corpus, kept: Purified) -> npt.NDArray[np.bool_]:
     return np.asarray(right, np.bool_)
 
 
-def bootstrap(right: npt.NDArray[np.bool_], seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean, questions resampled `RESAMPLES` times.
-
-    Resampling n questions with replacement draws the number of right ones from Binomial(n, mean).
-    """
-    means = np.random.default_rng(seed).binomial(len(right), right.mean(), RESAMPLES) / len(right)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def wilson(right: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % score interval of the mean: the shares p that lie within `Z` of their own standard deviations of it."""
+    n, share = len(right), float(right.mean())
+    unit, spread = Z / (2 * n), (4 * n * share * (1 - share) + Z**2) ** 0.5
+    low, high = ((share + unit * (Z + side * spread)) / (1 + 2 * unit * Z) for side in (-1, 1))
+    return low, high
 
 
 def share_entropy(shares: npt.NDArray[np.float64]) -> float:

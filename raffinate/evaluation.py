@@ -56,7 +56,7 @@ def evaluate(
     for method in methods:
         with step(f"judging {method.name}") if look.anything or method.equipment.asker else nullcontext():
             choices.append(choose_on(method, corpus, rows, on, seed))
-    found = [e.to_dict() for e in judge(corpus, rows, choices, seed=seed, prices=prices)]
+    found = [e.to_dict() for e in judge(corpus, rows, choices, prices=prices)]
     part = corpus.take(rows)
     right = [is_right(part, c.kept) for c in choices]
     for i, (method, figures) in enumerate(zip(methods, found, strict=True)):

@@ -9,11 +9,12 @@ import pytest
 from helpers_arrays import corpus_of
 from helpers_cli import ROOT, Cli
 from helpers_corpus import make_workspace
+from scipy import stats
 
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import BestTeacher
 from purifiers.comparison import teacher_curve
-from purifiers.evaluate import Evaluation, bootstrap, evaluate, is_right
+from purifiers.evaluate import Evaluation, evaluate, is_right, wilson
 from purifiers.gold_first import GoldFirst
 from purifiers.majority import Majority
 from purifiers.oracle import Oracle
@@ -121,13 +122,16 @@ def test_every_split_can_be_judged(on: str) -> None:
         assert sum(found.share.values()) == pytest.approx(1) and found.accuracy <= found.coverage
 
 
-def test_the_interval_is_that_of_resampled_questions() -> None:
-    right = np.arange(400) % 4 == 0
-    low, high = bootstrap(right, seed=0)
-    assert (low, high) == bootstrap(right, seed=0)
-    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)  # normal approximation
-    assert low == pytest.approx(0.25 - half, abs=0.01) and high == pytest.approx(0.25 + half, abs=0.01)
-    assert bootstrap(np.ones(10, np.bool_), 0) == (1.0, 1.0)
+@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (10, 10), (29, 30), (100, 400)])
+def test_the_interval_is_wilsons(right: int, n: int) -> None:
+    expected = stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(np.arange(n) < right) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_interval_holds_the_truth_where_nearly_all_are_right() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [wilson(rng.random(100) < 0.99) for _ in range(500)]
+    assert np.mean([low <= 0.99 <= high for low, high in intervals]) > 0.9  # resampling questions: 0.6
 
 
 def test_a_split_without_gold_is_told() -> None:

@@ -10,8 +10,11 @@ import numpy.typing as npt
 
 from purifiers.base import Purified, Purifier
 from purifiers.evaluate import choices_on, is_right, labelled_rows, solved
+from purifiers.run import fit, shown
 from schemas.corpus import Corpus
 from schemas.errors import InputError
+
+Rows = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
 
@@ -64,18 +67,21 @@ def train_curve(
     """Accuracy on a split by number of train questions; each smaller set is part of the larger ones.
 
     Raises:
-        InputError: a size is larger than the train split.
+        InputError: a size is larger than the train split, or that is the one to be judged.
     """
+    if on == "train":
+        raise InputError("a curve over train questions judges other ones: take validation or test (--on)")
     rows = labelled_rows(corpus, on)
     train = np.random.default_rng(seed).permutation(corpus.rows("train"))
     if max(sizes) > len(train):
         raise InputError(f"a curve up to {max(sizes)} train questions needs as many: there are {len(train)}")
-    curve = {}
-    for size in sizes:
-        part = corpus.take(np.concatenate([np.sort(train[:size]), rows]))
-        judged = np.arange(size, size + len(rows))
-        curve[size] = float(is_right(part.take(judged), choices_on(method, part, judged, on, seed)).mean())
-    return curve
+    return {size: _learned_on(method, corpus, np.sort(train[:size]), rows) for size in sizes}
+
+
+def _learned_on(method: Purifier, corpus: Corpus, learnt: Rows, judged: Rows) -> float:
+    """Accuracy on the rows ``judged`` of a method that was fitted on the rows ``learnt``."""
+    fitted, part = fit(method, corpus.take(learnt)) if method.needs_fit else method, corpus.take(judged)
+    return float(is_right(part, fitted.purify(shown(part, method))).mean())
 
 
 def teacher_curve(
@@ -114,7 +120,7 @@ def sizes_up_to(n: int) -> list[int]:
     return [s for s in steps if s < n] + [n]
 
 
-def unseen_domains(corpus: Corpus, method: Purifier, *, on: str = "test", seed: int = 0) -> dict[str, float]:
+def unseen_domains(corpus: Corpus, method: Purifier, *, on: str = "test") -> dict[str, float]:
     """Domain -> accuracy on its questions of a split, fitted on train questions of all other domains.
 
     Raises:
@@ -125,12 +131,5 @@ def unseen_domains(corpus: Corpus, method: Purifier, *, on: str = "test", seed: 
     if len(known) < 2:
         raise InputError("transfer to an unseen domain needs questions of two or more domains: fill the field 'domain'")
     rows, train = labelled_rows(corpus, on), corpus.rows("train")
-    found = {}
-    for domain in known:
-        judged = rows[names[rows] == domain]
-        if len(judged):
-            others = train[names[train] != domain]
-            part = corpus.take(np.concatenate([others, judged]))
-            mine = np.arange(len(others), len(part))
-            found[domain] = float(is_right(part.take(mine), choices_on(method, part, mine, on, seed)).mean())
-    return found
+    apart = {domain: (train[names[train] != domain], rows[names[rows] == domain]) for domain in known}
+    return {domain: _learned_on(method, corpus, *parts) for domain, parts in apart.items() if len(parts[1])}

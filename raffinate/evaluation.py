@@ -74,7 +74,7 @@ def evaluate(
                 }
         if look.transfer:
             with step(f"transfer of {method.name}"):
-                figures["transfer"] = unseen_domains(corpus, method, on=on, seed=seed)
+                figures["transfer"] = unseen_domains(corpus, method, on=on)
     return found
 
 

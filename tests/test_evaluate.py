@@ -1,10 +1,12 @@
 """How well a method chooses: figures worked by hand, intervals, what goes to JSON, and real teachers."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers_arrays import corpus_of
 from helpers_cli import ROOT, Cli
@@ -13,7 +15,7 @@ from scipy import stats
 
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import BestTeacher
-from purifiers.comparison import teacher_curve
+from purifiers.comparison import teacher_curve, train_curve, unseen_domains
 from purifiers.evaluate import Evaluation, evaluate, is_right, wilson
 from purifiers.gold_first import GoldFirst
 from purifiers.majority import Majority
@@ -83,6 +85,20 @@ def test_shares_and_entropy_by_hand() -> None:
     p = np.array([v for v in found.share.values() if v])
     assert found.entropy == pytest.approx(float(-(p * np.log(p)).sum() / np.log(3)))
     assert found.accuracy == pytest.approx(0.5) and found.coverage == 1
+
+
+@pytest.mark.parametrize("on", ["train", "test"])
+def test_a_domain_is_judged_by_what_others_taught(on: str) -> None:
+    # a is right on every stone and no other question, b on the rest: who learnt from the rest takes b for stones.
+    corpus = corpus_of((["AB"] * 20 + ["BA"] * 20) * 2, "A" * 80, ["train"] * 40 + ["test"] * 40)
+    corpus = replace(corpus, domain=pa.array((["stones"] * 20 + ["stars"] * 20) * 2))
+    assert unseen_domains(corpus, BestTeacher(), on=on) == {"stars": 0.0, "stones": 0.0}
+
+
+def test_a_curve_over_train_questions_does_not_judge_them() -> None:
+    assert train_curve(WORKED, BestTeacher(), [5]) == {5: 3 / 6}
+    with pytest.raises(InputError, match="judges other ones"):
+        train_curve(WORKED, BestTeacher(), [5], on="train")
 
 
 def test_labelled_questions_alone_count() -> None:

@@ -37,6 +37,8 @@ from schemas.corpus import Corpus
 Floats = npt.NDArray[np.float64]
 
 STEPS = 30
+NEAR = 0.05
+"""Nats from which on a step counts as one near the minimum."""
 BLOCK = 2048
 """Questions fitted at a time."""
 CELLS = 4_000_000
@@ -150,9 +152,9 @@ def fit_pairs(wins: Floats, ridge: float) -> Floats:
         chance = 1 / (1 + np.exp(xi[:, None, :] - xi[:, :, None]))  # (Q, T, T): i beats j
         gradient = (played * chance - wins).sum(axis=2) + ridge * xi
         spread = played * chance * (1 - chance)
-        hessian = -spread
-        hessian[:, diagonal, diagonal] += spread.sum(axis=2) + ridge
-        step = np.clip(np.linalg.solve(hessian, gradient[..., None])[..., 0], -2, 2)
+        curved = -spread
+        curved[:, diagonal, diagonal] += spread.sum(axis=2)
+        step = _newton(curved, gradient, ridge)
         xi -= step
         if np.abs(step).max(initial=0) < 1e-8:
             break
@@ -163,7 +165,9 @@ def fit_winners(totals: Floats, outcomes: npt.NDArray[np.int8], ridge: float) ->
     """Plackett-Luce with a set of winners per question, for many questions at once.
 
     Minimises  -sum_p totals_p log( sum_{i right in p} e^xi_i / sum_{i present in p} e^xi_i ) + ridge/2 sum_i xi_i**2
-    by EM: which of the right teachers won is the hidden variable; each round is one Newton step.
+    by EM: which of the right teachers won is the hidden variable; each round is one Newton step. Near a minimum, where
+    EM is slow, the step is Newton's on the function itself. It is not convex: the minimum is the one that equal scores
+    lead to; where few questions count there may be a lower one.
 
     Args:
         totals: (Q, P) weight of each outcome pattern.
@@ -175,13 +179,13 @@ def fit_winners(totals: Floats, outcomes: npt.NDArray[np.int8], ridge: float) ->
     """
     right, present = outcomes == 1, outcomes >= 0
     xi = np.zeros((len(totals), outcomes.shape[1]))
-    diagonal = np.arange(outcomes.shape[1])
     for _ in range(4 * STEPS):
         winner, share = _shares(xi, right), _shares(xi, present)  # (Q, P, T)
         gradient = np.einsum("qp,qpt->qt", totals, share - winner) + ridge * xi
-        hessian = -np.einsum("qp,qpi,qpj->qij", totals, share, share)
-        hessian[:, diagonal, diagonal] += np.einsum("qp,qpt->qt", totals, share) + ridge
-        step = np.clip(np.linalg.solve(hessian, gradient[..., None])[..., 0], -2, 2)
+        step = _newton(_spread(totals, share), gradient, ridge)
+        exact = _spread(totals, share) - _spread(totals, winner)
+        near = (np.abs(step).max(axis=1) < NEAR) & (np.linalg.eigvalsh(exact)[:, 0] > -ridge / 2)
+        step[near] = _newton(exact[near], gradient[near], ridge)
         xi -= step
         if np.abs(step).max(initial=0) < 1e-8:
             break
@@ -242,13 +246,10 @@ def fit_ranking(totals: Floats, won: Floats, stood: Floats, ridge: float) -> Flo
         return np.concatenate(parts)
     xi = np.zeros((len(totals), won.shape[1]))
     heavy, gained = totals * won.sum(axis=1), totals @ won
-    diagonal = np.arange(won.shape[1])
     for _ in range(2 * STEPS):
         share = _shares(xi, stood > 0)
-        expected = np.einsum("qs,qst->qt", heavy, share)
-        hessian = -np.einsum("qs,qsi,qsj->qij", heavy, share, share)
-        hessian[:, diagonal, diagonal] += expected + ridge
-        step = np.clip(np.linalg.solve(hessian, (expected - gained + ridge * xi)[..., None])[..., 0], -2, 2)
+        gradient = np.einsum("qs,qst->qt", heavy, share) - gained + ridge * xi
+        step = _newton(_spread(heavy, share), gradient, ridge)
         xi -= step
         if np.abs(step).max(initial=0) < 1e-8:
             break
@@ -260,3 +261,17 @@ def _shares(xi: Floats, members: npt.NDArray[np.bool_]) -> Floats:
     weight = np.exp(xi - xi.max(axis=1, keepdims=True))[:, None, :] * members
     shares: Floats = weight / weight.sum(axis=2, keepdims=True)
     return shares
+
+
+def _spread(totals: Floats, share: Floats) -> Floats:
+    """(Q, T, T) the second derivative by xi of  sum_p totals_p log sum_{i in p} e^xi_i,  given the (Q, P, T) shares."""
+    found: Floats = -np.einsum("qp,qpi,qpj->qij", totals, share, share)
+    diagonal = np.arange(share.shape[2])
+    found[:, diagonal, diagonal] += np.einsum("qp,qpt->qt", totals, share)
+    return found
+
+
+def _newton(spread: Floats, gradient: Floats, ridge: float) -> Floats:
+    """(Q, T) what to take off xi: a Newton step, the ridge counted in, of 2 at most."""
+    curved = spread + ridge * np.eye(gradient.shape[1])
+    return np.clip(np.linalg.solve(curved, gradient[..., None])[..., 0], -2, 2)

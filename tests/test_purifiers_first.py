@@ -212,6 +212,19 @@ def test_winners_as_a_set_agrees_with_a_general_optimiser() -> None:
     np.testing.assert_allclose(fit_winners(totals, outcomes, ridge), expected, atol=1e-5)
 
 
+def test_winners_as_a_set_are_fitted_to_the_end_where_em_is_slow() -> None:
+    # Each teacher is right in most questions, so that who won says little: EM alone is not done in time.
+    rng = np.random.default_rng(0)
+    outcomes = (rng.random((50, 100, 4)) < 0.8).astype(np.int8)
+    for pattern in outcomes:
+        tells = pattern[(pattern == 1).any(axis=1) & (pattern == 0).any(axis=1)]
+        weights = rng.dirichlet(np.full(len(tells), 0.3))
+        (xi,) = fit_winners(weights[None], tells, 1e-3)
+        won, all_ = tells * np.exp(xi), np.exp(xi)
+        slope = weights @ (all_ / all_.sum() - won / won.sum(axis=1, keepdims=True)) + 1e-3 * xi
+        np.testing.assert_allclose(slope, 0, atol=1e-9)
+
+
 @pytest.mark.parametrize("fitter", [fit_pairs, fit_winners])
 def test_a_teacher_that_never_loses_stays_finite(fitter: Callable[..., Floats]) -> None:
     outcomes = np.array([[1, 0, 0], [1, 1, 0]], np.int8)

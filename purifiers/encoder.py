@@ -45,7 +45,7 @@ def embed(texts: Sequence[str], encoder: str = DEFAULT_ENCODER, on_fit: OnFit = 
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        InputError: the model cannot be loaded.
+        InputError: the model cannot be loaded, or its vectors are not finite.
     """
     keys = [xxhash.xxh3_128_digest(t.encode("utf-8", "replace")) for t in texts]
     distinct = dict(zip(keys, texts, strict=True))
@@ -56,6 +56,8 @@ def embed(texts: Sequence[str], encoder: str = DEFAULT_ENCODER, on_fit: OnFit = 
             part = missing[i : i + CHUNK]
             on_fit(i, len(missing), EMBEDDING)
             fresh = _encode([distinct[k] for k in part], encoder)
+            if not np.isfinite(fresh).all():  # comparisons with NaN are silent, and what is kept would stay
+                raise InputError(f"encoder '{encoder}' gave vectors that are not finite numbers: take another one")
             vectors.update(zip(part, fresh, strict=True))
             kept.put(dict(zip(part, fresh, strict=True)))
             on_fit(i + len(part), len(missing), EMBEDDING)

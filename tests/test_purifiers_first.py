@@ -340,6 +340,15 @@ class TestPlackettLuce:
             assert each.score(corpus_of(["AB", "A-"], "??")).tolist()[0] == [0, 0]
 
 
+def test_vectors_that_are_no_numbers_are_told_and_not_kept(monkeypatch: pytest.MonkeyPatch, stub_encoder: None) -> None:
+    right = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda texts, _: np.full((len(texts), 8), np.nan, np.float32))
+    with pytest.raises(InputError, match="vectors that are not finite"):
+        fit(PlackettLuce(), specialists())
+    monkeypatch.setattr(encoder, "_encode", right)
+    assert np.isfinite(encoder.embed(specialists().question_texts())).all()
+
+
 def test_an_encoder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"encoder '.*nowhere' cannot be loaded: give a model id or a folder"):

@@ -5,7 +5,7 @@ The paper does not say how labels are made from several right teachers; with c_i
 ``labels`` is
 
     soft    y_i = c_i / sum_j c_j,  loss -sum_i y_i log P_i         (questions that nobody got right teach nothing)
-    hard    y = the right teacher with the best accuracy on train,  loss -log P_y
+    hard    y = the right teacher with the best accuracy on train (of equal ones the first),  loss -log P_y
     multi   loss = mean_i binary cross-entropy(sigmoid(logit_i), c_i): P(teacher i is right), all low if none is
 
 The paper fine-tunes mDeBERTa-v3-base: ``encoder=microsoft/mdeberta-v3-base, fine_tune=true`` (`purifiers.fine_tune`).

@@ -4,6 +4,8 @@ fit        sees labelled train questions only
 train      each train question is judged by a purifier that was fitted without its fold
 the rest   is judged by a purifier fitted on all train questions
 gold       is hidden when choosing, except on train questions for a method that declares the signal GOLD
+
+A question is its id: a copy of it under another id may be in another fold, or in another split.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ Saha, Hase and Bansal, "Can language models teach weaker agents?" (arXiv 2306.09
     u(q) = p(gold | q, explanation) - p(gold | q)
 
 by the student's probabilities of the options, and only the share ``budget`` of the questions with the highest utility
-is explained. Here each labelled question has the utility of its best rationale. The others are rejected, so that a
-trainer learns their answer alone: with a reason of its own where u < 0, where no rationale of it helps.
+is explained. Here each labelled question has the utility of its best rationale, and ``budget`` is a share of those that
+have a candidate. The others are rejected, so that a trainer learns their answer alone: with a reason of its own where
+u < 0, where no rationale of it helps.
 
 The threshold is that of the train questions seen by `fit`, so that one question's fate does not hang on which others
 are judged beside it; a student that is warmed up has seen these, too, and gains less there than where it has not.
@@ -34,7 +35,7 @@ class Utility(Comprehension):
     name = "utility"
 
     options: bool = Field(True, description="probability among the options; off: of gold's tokens, fewer passes")
-    budget: float = Field(1.0, gt=0, le=1, description="share of the questions that may have a rationale")
+    budget: float = Field(1.0, gt=0, le=1, description="share of the questions with a candidate that may keep it")
 
     def fit(self, corpus: Corpus) -> Self:
         """Find the utility that the budget asks for, beside what `Comprehension.fit` does."""

@@ -7,7 +7,6 @@ request's identity (see `builders.requests`); the key is held apart and is never
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -16,12 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from schemas.errors import InputError
+from schemas.secret_names import REFERENCE, SECRET_PARAMETER
 from schemas.workspace import check_name
-
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-_SECRET = re.compile("key|token|secret|password|signature|^(sig|code)$", re.IGNORECASE)
-"""Names in a URL's query that carry a key, at Azure's gateways and elsewhere."""
 
 OURS = frozenset({"model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "seed"})
 """Body keys that the builder sets itself; `Params.extra_body` may not carry them."""
@@ -114,7 +109,7 @@ def _url(url: str) -> str:
     if parts.path.rstrip("/").endswith("/chat/completions"):
         raise ValueError(f"'{url}' goes too far: leave out /chat/completions, base_url mostly ends in /v1")
     for name, _ in parse_qsl(query, keep_blank_values=True):
-        if _SECRET.search(name):
+        if SECRET_PARAMETER.fullmatch(name):
             raise ValueError(
                 f"the URL of {parts.hostname} holds '{name}', which would be kept with the data: put it in api_key, as "
                 "${NAME_OF_A_VARIABLE}, and the header that carries it in api_key_header"
@@ -195,7 +190,7 @@ class Teacher(_Spec):
     @classmethod
     def _resolve_key(cls, data: Any) -> Any:
         key = data.get("api_key") if isinstance(data, dict) else None
-        reference = _REFERENCE.fullmatch(key) if isinstance(key, str) else None
+        reference = REFERENCE.fullmatch(key) if isinstance(key, str) else None
         if reference is None:
             if isinstance(key, str) and "$" in key:
                 raise InputError(f"teacher '{data.get('id')}': write api_key as ${{NAME}} and nothing else")

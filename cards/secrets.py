@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import yaml
 
 from cards.publication import published_files
+from cards.spec import mapping_of
 from schemas.database import connect, quote
+from schemas.secret_names import REFERENCE, SECRET_IN_QUERY, SECRET_KEYS, SECRET_MAPPINGS
 from schemas.tables import TABLES, Table
 
 if TYPE_CHECKING:
@@ -48,13 +49,6 @@ SHAPES = {
     "password in a URL": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,64}:[^\s/:@$]{3,64}@[A-Za-z0-9]",
     "PyPI, npm or SendGrid token": r"\b(?:pypi-AgE[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36}|SG\.[\w-]{16,}\.[\w-]{16,})",
 }
-SECRET_KEYS = frozenset({"api_key"})
-"""Keys of a recipe whose value is a secret."""
-SECRET_MAPPINGS = frozenset({"env"})
-"""Mappings of a recipe whose every value may be a secret: the environment of a vLLM server."""
-REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-IN_QUERY = re.compile(r"(?i)([?&](?:[\w-]*(?:key|token|secret|signature)|sig)=)([^\s&#'\"]+)")
-"""A parameter of a URL that is a secret, and its value."""
 _DECLARED = re.compile(r"(?im)^[\s-]*(?:\w*api_?key|\w*token|password|secret)\s*:\s*['\"]?([^\s'\"#]{8,})")
 _OWN_KEYS = re.compile(r"(?i)(?:_|^)(?:api_?key|access_?key|key|token|secret|password|passwd|pat)$")
 SHORTEST_OWN_KEY = 12
@@ -79,6 +73,9 @@ def find_secrets(workspace: Workspace, allowed: Collection[str] = ()) -> list[Se
     Args:
         workspace: what would be published.
         allowed: marks of texts that were looked at and are none; keys of this machine cannot be allowed.
+
+    Raises:
+        InputError: the recipe, which names keys of this machine, cannot be read.
     """
     own = own_keys(workspace)
     found = {
@@ -90,7 +87,7 @@ def find_secrets(workspace: Workspace, allowed: Collection[str] = ()) -> list[Se
     for path in published_files(workspace.path):
         if path.endswith(".yaml"):
             text = (workspace.path / path).read_text(encoding="utf-8", errors="replace")
-            declared = [*_DECLARED.findall(text), *(value for _, value in IN_QUERY.findall(text))]
+            declared = [*_DECLARED.findall(text), *(value for _, value in SECRET_IN_QUERY.findall(text))]
             if any(not value.startswith(("$", "null")) for value in declared):
                 found[Secret("key written into a recipe", path)] = None
     return list(found)
@@ -118,7 +115,7 @@ def mark_of(secret: str) -> str:
 
 def own_keys(workspace: Workspace) -> dict[str, str]:
     """Keys in this process's environment, by their names or because the recipe names them: to be in no text."""
-    named = set(_named_in(workspace.path / "recipe.yaml"))
+    named = set(_references(mapping_of(workspace.path / "recipe.yaml")))
     return {
         name: value
         for name, value in os.environ.items()
@@ -135,16 +132,8 @@ def _is_file(value: str) -> bool:
     return os.path.exists(value)  # noqa: PTH110 - Path.exists raises where a value is too long for a name
 
 
-def _named_in(recipe: Path) -> Iterator[str]:
-    """The environment variables that a recipe takes secrets from; none where it cannot be read."""
-    try:
-        raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return
-    yield from _references(raw)
-
-
 def _references(value: Any, secret: bool = False) -> Iterator[str]:
+    """The environment variables that a recipe takes secrets from."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _references(inner, secret or key in SECRET_KEYS | SECRET_MAPPINGS)
@@ -152,7 +141,7 @@ def _references(value: Any, secret: bool = False) -> Iterator[str]:
         for inner in value:
             yield from _references(inner, secret)
     elif isinstance(value, str):
-        for text in [value] if secret else [in_query for _, in_query in IN_QUERY.findall(value)]:
+        for text in [value] if secret else [in_query for _, in_query in SECRET_IN_QUERY.findall(value)]:
             yield from REFERENCE.findall(text)
 
 

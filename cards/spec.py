@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cards.markdown import plain
 from cards.origins import origins_of
 from schemas.errors import InputError
+from schemas.read_yaml import read_yaml
 from schemas.workspace import Workspace
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -136,14 +136,11 @@ def mapping_of(file: Path) -> dict[str, Any]:
     """A YAML mapping; empty where there is no file.
 
     Raises:
-        InputError: the file is no YAML mapping.
+        InputError: the file is no YAML mapping, or has a key twice.
     """
     if not file.is_file():
         return {}
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from None
+    found = read_yaml(file)
     if not isinstance(found, dict):
         raise InputError(f"{file} is no YAML mapping: write it as  key: value  lines")
     return found

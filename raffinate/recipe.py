@@ -22,13 +22,13 @@ from builders.prompt import BUILT_IN
 from builders.sandbox.faults import Fault
 from builders.sources import QuestionSource
 from builders.teacher import Teacher, check_teachers
-from cards.secrets import REFERENCE, SECRET_KEYS, SECRET_MAPPINGS
 from cards.spec import CardSpec
 from purifiers.base import Purifier, Signal
 from purifiers.equipment import BEST
 from purifiers.registry import method
 from schemas.errors import InputError, nearest
 from schemas.read_yaml import read_yaml
+from schemas.secret_names import REFERENCE, SECRET_KEYS, SECRET_MAPPINGS
 from schemas.workspace import Workspace, told_disk_errors
 
 NAME = "recipe.yaml"

@@ -163,9 +163,16 @@ def test_mistakes_in_the_section_are_told(workspace: Workspace, card: dict[str, 
         write_card(workspace)
 
 
-def test_recipe_that_is_no_yaml_is_told(workspace: Workspace) -> None:
-    (workspace.path / "recipe.yaml").write_text("teachers: [")
-    with pytest.raises(InputError, match=r"recipe\.yaml cannot be read as YAML"):
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("teachers: [", r"recipe\.yaml is no valid YAML: line 1"),
+        ("card: {title: one}\ncard: {title: two}\n", "line 2: the key 'card' is there twice, first in line 1"),
+    ],
+)
+def test_recipe_that_is_no_yaml_is_told(workspace: Workspace, recipe: str, told: str) -> None:
+    (workspace.path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(InputError, match=told):
         write_card(workspace)
 
 

@@ -178,6 +178,11 @@ def test_a_wrong_teacher_is_told_in_one_sentence(changed: dict, said: str) -> No
     assert "secret-1" not in str(told.value) and ":pw" not in str(told.value)
 
 
+def test_a_query_without_a_key_is_kept() -> None:
+    url = "http://host/v1?keyword=a&max_tokens=5"
+    assert Teacher.model_validate(TEACHER | {"base_url": url}).base_url == (url,)
+
+
 def test_two_teachers_may_not_share_an_id() -> None:
     one, two = (Teacher.model_validate(TEACHER | {"id": name}) for name in ("gpt", "GPT"))
     with pytest.raises(InputError, match="own id"):

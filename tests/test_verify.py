@@ -214,9 +214,10 @@ def test_keys_of_this_machine_are_known_by_name_or_by_the_recipe(
     assert (secret.kind, secret.mark) == (f"value of ${name}", None)
 
 
-def test_key_in_the_query_of_a_url_of_the_recipe_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["api-key", "x.token-2", "Password", "sig", "code"])
+def test_key_in_the_query_of_a_url_of_the_recipe_is_told(tmp_path: Path, name: str) -> None:
     workspace = planted(tmp_path / "w")
-    url = "https://models.example.org/v1?api-version=3&api-key={}"
+    url = f"https://models.example.org/v1?api-version=3&keyword=a&{name}={{}}"
     for value, kinds in (("${AZURE}", []), ("0a1b2c", ["key written into a recipe"])):
         (workspace.path / "recipe.yaml").write_text(yaml.safe_dump({"teachers": [{"base_url": url.format(value)}]}))
         assert [secret.kind for secret in find_secrets(workspace)] == kinds

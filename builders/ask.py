@@ -119,26 +119,26 @@ class Shared:
     guessed: int = 0  # replies whose tokens were not reported
     reserved_usd: float = 0.0  # what batches under way may still cost
 
-    def spent(self) -> str | None:
-        """Say which limit is reached, if one is."""
-        if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
-            return f"the run may send {self.settings.max_requests} requests"
-        if self.settings.max_cost_usd is not None and self.cost_usd + self.reserved_usd >= self.settings.max_cost_usd:
-            return may_cost(self.settings.max_cost_usd, self.guessed)
-        return None
+    def spent(self) -> End | None:
+        """Why nothing more may be sent, if a limit is reached."""
+        limits = self.settings
+        if limits.max_requests is not None and self.requests >= limits.max_requests:
+            reached = f"the run may send {limits.max_requests} requests"
+        elif limits.max_cost_usd is not None and self.cost_usd + self.reserved_usd >= limits.max_cost_usd:
+            reached = f"the run may cost {limits.max_cost_usd:g} US dollars"
+            if self.guessed:
+                without = "replies came without a count of their tokens and are taken to be as long as allowed"
+                reached += f" ({self.guessed:,} {without})"
+        else:
+            return None
+        return End("not_asked", f"{reached}, and more were needed: run it again with a higher limit")
 
-    def charge(self, said: Reply | Failure, cost_usd: float | None, most_usd: float | None) -> None:
+    def charge(self, reply: bytes | None, cost_usd: float | None, most_usd: float | None) -> None:
         """Count a reply's cost against the limit; the most that it can be where its tokens were not reported."""
-        if cost_usd is None and most_usd is not None and said.body is not None:
+        if cost_usd is None and most_usd is not None and reply is not None:
             self.guessed += 1
             cost_usd = most_usd
         self.cost_usd += cost_usd or 0.0
-
-
-def may_cost(limit_usd: float, guessed: int) -> str:
-    """Say that the limit of the cost is reached."""
-    why = f" ({guessed:,} replies came without a count of their tokens and are taken to be as long as allowed)"
-    return f"the run may cost {limit_usd:g} US dollars{why if guessed else ''}"
 
 
 def most_usd(teacher: Teacher, request: Request, *, batched: bool = False) -> float | None:
@@ -251,7 +251,7 @@ class TeacherAsker:
         while self.end is None:
             reached = self._shared.spent()
             if reached:
-                self.stop(End("not_asked", f"{reached}, and more were needed: run it again with a higher limit"))
+                self.stop(reached)
                 break
             if self._server is not None and not self._server.healthy.is_set():
                 await rest(TICK_S, self._ended)
@@ -366,7 +366,7 @@ class TeacherAsker:
             self._refused_since = self._refused_since or time.monotonic()
             self._heed_refusal(outcome, route)
         self._pacer.used((outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0))
-        self._shared.charge(outcome, self._cost(outcome), most_usd(self.teacher, request))
+        self._shared.charge(outcome.body, self._cost(outcome), most_usd(self.teacher, request))
 
     def _heed_bad(self, failure: Failure, route: Replica) -> None:
         """End a teacher that has refused every request so far for the same reason."""

@@ -68,7 +68,7 @@ class BatchAsker:
         self._given_up: set[str] = set()
         self._turns: set[str] = set()  # second turns among what this run sent
         self._reserved: dict[str, float] = {}
-        self._held: str | None = None
+        self._held: End | None = None
         self._limited = False
 
     def parked_because(self) -> str | None:
@@ -115,8 +115,7 @@ class BatchAsker:
                 waiting = self._open()
                 if not self._ended.is_set() and not waiting and not sent:
                     if self._held:
-                        more = "and more were needed: run the build again with a higher limit"
-                        self.stop(End("not_asked", f"{self._held}, {more}"))
+                        self.stop(self._held)
                     break
                 await self._wait_for(server, waiting)
                 if self._limited:
@@ -297,7 +296,7 @@ class BatchAsker:
         if price := self.teacher.price:
             most = self._reserved.get(batch.name, 0.0) / batch.requests  # of a batch of an earlier run: not known
             most = most or price.cost(0, self.teacher.params.max_tokens, batched=True) or 0.0
-            self._shared.charge(outcome, price.cost(*tokens, batched=True), most)
+            self._shared.charge(outcome.body, price.cost(*tokens, batched=True), most)
         latency = now_ms() - batch.at_ms
         if isinstance(outcome, Reply):
             return Answered(request_hash, outcome.status, outcome.body, attempts, latency, *tokens, now_ms(), True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.ask import GRACE_S, TICK_S, Pick, Settings, may_cost, most_usd
+from builders.ask import GRACE_S, TICK_S, Pick, Settings, Shared, most_usd
 from builders.engine import INTERRUPTED, BaseEngine, End, on_interrupt
 from builders.journal import Answered, Failed, Journal, Record, now_ms
 from builders.progress import OnProgress, TeacherProgress
@@ -68,13 +68,14 @@ class _Teacher:
         self.end: End | None = None
         self.through = False
         self.second_turns: list[Pair] = []
+        self.held: list[Pair] = []  # a block that waits until the limits are known to allow it
         share = max(1, plan.teacher.max_concurrency // len(seats))
         self.most_blocks = 2 * -(-share * max(1, len(plan.teacher.base_url)) // BLOCK_ROWS)  # per worker
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to send."""
-        return self.end is not None or (self.through and not self.second_turns)
+        return self.end is not None or (self.through and not self.second_turns and not self.held)
 
     def due(self) -> list[Pair]:
         """A block of second turns, as far as replies have called for them."""
@@ -105,14 +106,17 @@ class RayEngine(BaseEngine):
         done: Collection[str] = (),
     ) -> None:
         super().__init__(plans, on_progress, done)
-        self._journal, self._pick, self._settings = journal, pick, settings
+        self._pick, self._shared = pick, Shared(journal, settings)
         self._askers: list[_Teacher] = []
         self._under_way: dict[Any, _Block] = {}
-        self._pending: set[str] = set()
         self._error: InputError | None = None
-        self._sent = self._reserved = 0
-        self.cost_usd, self._guessed = 0.0, 0
+        self._reserved = 0  # requests that blocks under way may still send
         self._reported = 0.0
+
+    @property
+    def cost_usd(self) -> float:
+        """What counts against the limit; see `builders.ask.Engine`."""
+        return self._shared.cost_usd
 
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended."""
@@ -134,7 +138,7 @@ class RayEngine(BaseEngine):
                 raise
 
     def _ask_group(self, ray: Any, plans: Sequence[Work]) -> None:
-        seats = _seats(ray, [plan.teacher for plan in plans], self._settings)
+        seats = _seats(ray, [plan.teacher for plan in plans], self._shared.settings)
         teachers = [_Teacher(plan, seats[plan.teacher.id]) for plan in plans]
         self._askers += teachers
         try:
@@ -177,11 +181,11 @@ class RayEngine(BaseEngine):
             for planned in requests:
                 looked += 1
                 if planned.wanted:
-                    request = None if planned.hash in self._pending else self._pick(plan, planned)
-                    if request is None or request.turn > 1 or request.hash in self._pending:
+                    request = None if planned.hash in self._shared.pending else self._pick(plan, planned)
+                    if request is None or request.turn > 1 or request.hash in self._shared.pending:
                         asker.progress.cached += 1
-                    if request is not None and request.hash not in self._pending:
-                        self._pending.add(request.hash)
+                    if request is not None and request.hash not in self._shared.pending:
+                        self._shared.pending.add(request.hash)
                         block.append((planned, request))
                 if len(block) == BLOCK_ROWS or looked >= LOOK_ROWS:
                     yield block
@@ -194,38 +198,34 @@ class RayEngine(BaseEngine):
         if asker.finished:
             return False
         seat = asker.free()
-        if seat is None or not self._may_go_on(asker):
+        if seat is None:
             return False
         try:
-            block: list[Pair] | None = asker.due() or next(feed, None)
+            block: list[Pair] | None = asker.held or asker.due() or next(feed, None)
         except InputError as error:  # a question cannot be asked: the run will fail, once what is under way is in
             self._error, block = error, None
         if block is None:
             asker.through = True
             return False
+        asker.held = block
+        if block and not self._may_go_on(asker):
+            return False
+        asker.held = []
         if block:
             self._hand(_Block(asker, seat, block, self._allowance(asker, len(block))))
         return True
 
     def _may_go_on(self, asker: _Teacher) -> bool:
-        most, cost = self._settings.max_requests, self._settings.max_cost_usd
-        reached = None
-        if most is not None and self._sent + self._reserved >= most:
-            if self._reserved:
-                return False  # what is under way may need less than it was allowed
-            reached = f"the run may send {most} requests"
-        elif cost is not None and self.cost_usd >= cost:
-            reached = may_cost(cost, self._guessed)
-        if reached:
-            more = "and more were needed: run the build again with a higher limit"
-            asker.end = End("not_asked", f"{reached}, {more}")
-        return reached is None
+        asker.end = self._shared.spent()
+        most = self._shared.settings.max_requests
+        # what is under way may need less than it was allowed
+        return asker.end is None and (most is None or self._shared.requests + self._reserved < most)
 
     def _allowance(self, asker: _Teacher, rows: int) -> int | None:
-        if self._settings.max_requests is None:
+        most = self._shared.settings.max_requests
+        if most is None:
             return None
-        left = self._settings.max_requests - self._sent - self._reserved
-        return min(left, rows * asker.teacher.max_attempts)
+        return min(most - self._shared.requests - self._reserved, rows * asker.teacher.max_attempts)
 
     def _hand(self, block: _Block) -> None:
         block.worker.blocks[block.asker.teacher.id] += 1
@@ -246,32 +246,30 @@ class RayEngine(BaseEngine):
             done: Done = ray.get(ref)
         except ray.exceptions.RayError as error:
             done = Done([_lost(request, error) for _, request in block.pairs])
-        self._journal.keep_all(done.records)
-        self._sent += done.requests
+        self._shared.journal.keep_all(done.records)
+        self._shared.requests += done.requests
         pairs = {request.hash: (planned, request) for planned, request in block.pairs}
         for record in done.records:
             self._count(asker, record, *pairs[record.request_hash])
         if done.end is not None and asker.end is None:
             asker.end = done.end
         # what a limit left unsent may be planned no more, and is asked by the next build
-        self._pending.difference_update(pairs)
+        self._shared.pending.difference_update(pairs)
 
     def _count(self, asker: _Teacher, record: Record, planned: Request, request: Request) -> None:
         progress, price = asker.progress, asker.teacher.price
         progress.repeats += record.attempts - 1
         cost = price.cost(record.prompt_tokens, record.completion_tokens) if price else None
         progress.count(record, cost, second=request.turn > 1)
-        if cost is None and price and record.reply is not None:
-            self._guessed, cost = self._guessed + 1, most_usd(asker.teacher, request)
-        self.cost_usd += cost or 0.0
+        self._shared.charge(record.reply, cost, most_usd(asker.teacher, request))
         if asker.teacher.follow_up and request.turn == 1 and isinstance(record, Answered):
             try:
                 second = self._pick(asker.plan, planned)
             except InputError as error:
                 self._error = error
                 return
-            if second is not None and second.hash not in self._pending:
-                self._pending.add(second.hash)
+            if second is not None and second.hash not in self._shared.pending:
+                self._shared.pending.add(second.hash)
                 asker.second_turns.append((planned, second))
 
     def _stop(self, teachers: Sequence[_Teacher]) -> None:

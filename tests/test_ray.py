@@ -121,6 +121,16 @@ def test_the_rows_are_those_of_the_default_engine_faults_included(ray: Any, tmp_
         assert received(server) - before <= 7
 
 
+def test_a_limit_ends_a_teacher_only_where_more_was_to_be_asked(ray: Any, tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws", 20)
+    with SandboxServer() as server:
+        for most, code in ((15, 1), (5, 0)):
+            limits = Settings(engine="ray", workers=1, max_requests=most)
+            summary = build(workspace, teachers(server)[:1], FREE, limits)
+            assert summary.exit_code == code, summary.advice
+        assert "may send 15 requests" not in " ".join(summary.advice) and received(server) == 20
+
+
 def test_second_turns_are_asked_in_the_same_build_and_batches_are_refused(ray: Any, tmp_path: Path) -> None:
     here, there = make(tmp_path / "here", 30), make(tmp_path / "there", 30)
     with SandboxServer(faults=[Fault(kind="unread", teacher="ada")]) as server:

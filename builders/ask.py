@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from builders.batch_log import BatchLog
@@ -507,24 +506,14 @@ class Engine(BaseEngine):
         if not self._asked:
             self._report()
         elif _in_a_loop():  # a notebook: its loop is busy with the cell that called us
-            failures: list[BaseException] = []
-            thread = threading.Thread(target=self._run_caught, args=(failures,))
-            thread.start()
-            thread.join()
-            if failures:
-                raise failures[0]
+            with on_interrupt(self._interrupt), ThreadPoolExecutor(1) as thread:
+                thread.submit(self._run_loop).result()
         else:
             self._run_loop()
 
     def _run_loop(self) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._main())
-
-    def _run_caught(self, failures: list[BaseException]) -> None:
-        try:
-            self._run_loop()
-        except BaseException as error:
-            failures.append(error)
 
     async def _main(self) -> None:
         from builders.batch import BatchAsker
@@ -537,7 +526,7 @@ class Engine(BaseEngine):
             routes = [Replica(url, gates[url], _breaker()) for url in plan.teacher.base_url]
             self._askers.append(TeacherAsker(plan, self._pick, routes, self._shared))
         try:
-            with on_interrupt(partial(asyncio.get_running_loop().call_soon_threadsafe, self._interrupt)):
+            with on_interrupt(self._interrupt):
                 await self._ask_all()
         except BaseExceptionGroup as group:
             ours = group.subgroup(RaffinateError)
@@ -562,7 +551,7 @@ class Engine(BaseEngine):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if not self._winding_up and any(asker.error for asker in self._askers):
+            if not self._winding_up and (self.interrupted or any(asker.error for asker in self._askers)):
                 self._wind_up()
             self._give_up()
             self._report()
@@ -588,8 +577,8 @@ class Engine(BaseEngine):
         return self._shared.cost_usd
 
     def _interrupt(self) -> None:
+        """Note a Ctrl-C, in whichever thread; the next tick heeds it."""
         self.interrupted = True
-        self._wind_up()
 
     def _wind_up(self) -> None:
         """Send nothing more; what is in flight may still arrive for a while."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections import Counter
@@ -22,7 +23,7 @@ import pytest
 from aiohttp import web
 
 from builders.ask import Settings
-from builders.build import build, estimate, retry, status
+from builders.build import BuildSummary, build, estimate, retry, status
 from builders.client import Answer, Failure, Reply, judge
 from builders.endpoints import check_endpoints
 from builders.flow import Breaker, Gate, Pacer, backoff_s
@@ -850,6 +851,26 @@ def test_a_build_runs_inside_a_notebook(workspace: Workspace) -> None:
 
     with SandboxServer() as sandbox:
         assert asyncio.run(cell()) == 0
+
+
+def test_an_interrupted_cell_of_a_notebook_keeps_what_arrived(workspace: Workspace) -> None:
+    heard = threading.Event()
+
+    def interrupt(now: Snapshot) -> None:
+        if now.teachers[0].answered and not heard.is_set():
+            heard.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def cell() -> BuildSummary:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as a notebook has it
+        return build(workspace, [teacher], FREE, on_progress=interrupt)
+
+    with SandboxServer(latency_ms=40) as sandbox:
+        (teacher,) = teachers(sandbox, "ada", max_concurrency=1)
+        summary = asyncio.run(cell())
+        received = sandbox.stats()["received"]
+    assert summary.exit_code == 130 and 0 < received < 25
+    assert by_status(workspace) == {"ok": received, "failed": 25 - received}
 
 
 # How replies are judged

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from builders.read_answer import READER_VERSION, read_answer, same_answer
+from builders.read_answer import read_answer, same_answer
 
 COLUMNS = ("dataset", "teacher", "n", "theirs", "ours", "both", "agreement", "per_second")
 
@@ -73,7 +73,7 @@ def main() -> None:
             f"{row['both']:6} {agreement:>7} {row['per_second']:8}"
         )
     if args.json:
-        args.json.write_text(json.dumps({"reader_version": READER_VERSION, "rows": table}, indent=1))
+        args.json.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

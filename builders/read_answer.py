@@ -30,9 +30,6 @@ from typing import Literal, NamedTuple
 
 from builders.numbers import canonical_number, number_in
 
-READER_VERSION = "2"
-"""Changes whenever the same text may be read differently; stored with a build so that answers can be re-read."""
-
 MAX_TAIL = 20_000
 """Only the end of a longer text is searched: a conclusion stands there, and reading stays fast."""
 

@@ -31,8 +31,6 @@ from builders.written import Written
 from schemas.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from builders.prompt import Prompt
     from builders.ray_engine import RayEngine
     from schemas.workspace import Workspace
@@ -234,10 +232,23 @@ def _opened(
     cache: str | os.PathLike[str] | None,
     route: Route | None,
 ) -> Iterator[tuple[list[Plan], Journal, Journal]]:
-    """Take the lock, open the cache and the workspace's own journal, and plan."""
+    """As `_reading`, with the lock."""
+    with workspace.lock(), _seldom_collecting(), _reading(workspace, teachers, prompt, cache, route) as found:
+        yield found
+
+
+@contextmanager
+def _reading(
+    workspace: Workspace,
+    teachers: Sequence[Teacher],
+    prompt: Prompt,
+    cache: str | os.PathLike[str] | None,
+    route: Route | None,
+) -> Iterator[tuple[list[Plan], Journal, Journal]]:
+    """Plan, and open the cache and the workspace's own journal, also beside a run that is writing them."""
     check_teachers(tuple(teachers))
-    with workspace.lock(), _seldom_collecting(), ExitStack() as stack:
-        check_prompt(workspace, prompt)
+    check_prompt(workspace, prompt)
+    with ExitStack() as stack:
         own = stack.enter_context(Journal(own_file(workspace)))
         shared = cache_file(workspace, cache)
         journal = own if shared == own.path else stack.enter_context(Journal(shared))
@@ -387,7 +398,7 @@ def estimate(
         InputError: as `build`.
         WorkspaceError: the workspace has no questions.
     """
-    with _reading(workspace, teachers, prompt, cache, route) as (plans, journal):
+    with _reading(workspace, teachers, prompt, cache, route) as (plans, journal, _):
         mean = journal.mean_completion_tokens()
         return [_estimate(plan, journal, mean) for plan in plans]
 
@@ -419,24 +430,6 @@ def _estimate(plan: Plan, journal: Journal, mean: float | None) -> TeacherEstima
     )
 
 
-@contextmanager
-def _reading(
-    workspace: Workspace,
-    teachers: Sequence[Teacher],
-    prompt: Prompt,
-    cache: str | os.PathLike[str] | None,
-    route: Route | None,
-) -> Iterator[tuple[list[Plan], Journal]]:
-    """Open the journals beside a run that may be writing them: needs no lock."""
-    check_teachers(tuple(teachers))
-    check_prompt(workspace, prompt)
-    with ExitStack() as stack:
-        own = stack.enter_context(Journal(own_file(workspace)))
-        shared: Path = cache_file(workspace, cache)
-        journal = own if shared == own.path else stack.enter_context(Journal(shared))
-        yield _plans(workspace, teachers, prompt, own, route), journal
-
-
 def status(
     workspace: Workspace,
     teachers: Sequence[Teacher],
@@ -450,7 +443,7 @@ def status(
     Returns:
         Per teacher: rows by status, with ``missing`` for those never asked, and failures by error class.
     """
-    with _reading(workspace, teachers, prompt, cache, route) as (plans, journal):
+    with _reading(workspace, teachers, prompt, cache, route) as (plans, journal, _):
         return [_status(plan, journal) for plan in plans]
 
 

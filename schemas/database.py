@@ -33,7 +33,6 @@ SOURCES: tuple[tuple[Table, str], ...] = (
     (STUDENTS, "students/*.parquet"),
 )
 
-
 MARK = "made by raffinate of files "
 
 
@@ -76,12 +75,12 @@ def query(workspace: Workspace, sql: str) -> pa.Table:
     """
     import duckdb
 
-    con = connect_locked(workspace)
     try:
-        statements = con.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise InputError("one SELECT (or FROM, DESCRIBE, SUMMARIZE) statement can be run, nothing that writes")
-        return con.sql(statements[0]).to_arrow_table()
+        with connect_locked(workspace) as con:
+            statements = con.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise InputError("one SELECT (or FROM, DESCRIBE, SUMMARIZE) statement can be run, nothing that writes")
+            return con.sql(statements[0]).to_arrow_table()
     except duckdb.Error as error:
         said = re.split(r"\n\s*LINE \d+:", str(error))[0]  # without the picture of where: one sentence
         raise InputError(f"SQL: {' '.join(said.split())}") from None
@@ -90,16 +89,16 @@ def query(workspace: Workspace, sql: str) -> pa.Table:
 def create_views(con: duckdb.DuckDBPyConnection, root: Path) -> None:
     """Create every view over the Parquet files below ``root``; a table without files is an empty view."""
     for table, pattern in SOURCES:
-        files = sorted(root.glob(pattern))
-        con.execute(
-            f"CREATE OR REPLACE VIEW {table.name} AS {_over_files(table, root, pattern) if files else _empty(table)}"
-        )
+        con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {_over_files(table, root, pattern)}")
     con.execute(f"CREATE OR REPLACE VIEW answers AS {_answers(con)}")
     for name, (_, body) in views.VIEWS.items():
         con.execute(f"CREATE OR REPLACE VIEW {name} AS {body}")
 
 
 def _over_files(table: Table, folder: Path, pattern: str) -> str:
+    """The SELECT over a table's files; without any it gives no rows."""
+    if not any(folder.glob(pattern)):
+        return _empty(table)
     kinds = sql_types(table)
     late = {f.name for f in table.fields if f.null} - _columns(table, folder, pattern)  # columns of a newer raffinate
     columns = ", ".join(f'NULL::{kinds[n]} AS "{n}"' if n in late else f'"{n}"' for n in table.names)
@@ -175,8 +174,7 @@ def _sync_purified_tables(con: duckdb.DuckDBPyConnection, workspace: Workspace) 
     for name, folder in wanted.items():
         stamp = _stamp(folder)
         if found.get(name) != stamp:
-            rows = _over_files(PURIFIED, folder, "*.parquet") if any(folder.glob("*.parquet")) else _empty(PURIFIED)
-            con.execute(f'CREATE OR REPLACE TABLE "{name}" AS {rows}')
+            con.execute(f'CREATE OR REPLACE TABLE "{name}" AS {_over_files(PURIFIED, folder, "*.parquet")}')
             con.execute(f"COMMENT ON TABLE \"{name}\" IS '{stamp}'")
 
 

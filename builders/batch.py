@@ -13,7 +13,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -128,7 +128,7 @@ class BatchAsker:
         """Find out what became of batches whose sending a run did not live to note down."""
         for batch in self._open():
             if batch.batch_id is None and not self._ended.is_set():
-                found = await self._call(lambda b=batch: server.find(b.name))  # type: ignore[misc]
+                found = await self._call(partial(server.find, batch.name))
                 if found is not None:
                     self._log.submitted(batch.name, found)
                 elif not self._ended.is_set():
@@ -139,7 +139,7 @@ class BatchAsker:
         folder = self.plan.workspace.private / "batches"
         folder.mkdir(exist_ok=True)
         sent, self._held = False, None
-        chunk = _Chunk(folder, self.teacher.endpoint, self.teacher.model)
+        chunk = _Chunk(folder)
         try:
             for _, requests in self.plan.batches(ASK_ROWS):
                 for planned in requests:
@@ -149,7 +149,7 @@ class BatchAsker:
                     line = _line(request)
                     if chunk.is_full(self._batch.max_requests, self._batch.max_bytes, len(line)):
                         sent = await self._submit(server, chunk) or sent
-                        chunk = _Chunk(folder, self.teacher.endpoint, self.teacher.model)
+                        chunk = _Chunk(folder)
                     self._held = self._shared.spent()
                     if self._held:
                         break
@@ -187,16 +187,18 @@ class BatchAsker:
         if not chunk.hashes:
             return False
         chunk.close()
-        noted = replace(chunk.noted, requests=len(chunk.hashes), at_ms=now_ms())
+        noted = Submitted(
+            chunk.name, self.teacher.endpoint, self.teacher.model, len(chunk.hashes), at_ms=now_ms(), batch_id=None
+        )
         self._log.plan(noted, list(chunk.hashes))
         try:
-            file_id = await self._call(lambda: server.upload(chunk.path))
+            file_id = await self._call(partial(server.upload, chunk.path))
         finally:
             chunk.discard()
         if file_id is None:
             self._strike_off(noted, "never sent")
             return False
-        batch_id = await self._call(lambda: self._create(server, noted.name, file_id))
+        batch_id = await self._call(partial(self._create, server, noted.name, file_id))
         if batch_id is not None:
             self._log.submitted(noted.name, batch_id)
             self._tell()
@@ -218,21 +220,21 @@ class BatchAsker:
 
     async def _wait_for(self, server: BatchServer, batches: list[Submitted]) -> None:
         """Look after batches, ever more seldom, until each has ended and is collected."""
-        left = {batch.name: batch for batch in batches if batch.batch_id is not None}
+        left = {batch.batch_id: batch for batch in batches if batch.batch_id is not None}
         counts: dict[str, tuple[int, int]] = {}
         while left and not self._ended.is_set():
-            for batch in list(left.values()):
-                found = await self._call(lambda b=batch: server.look(b.batch_id), batch)  # type: ignore[misc]
+            for batch_id, batch in list(left.items()):
+                found = await self._call(partial(server.look, batch_id), batch)
                 if self._ended.is_set():
                     return
                 if found is None:
-                    self._miss(left.pop(batch.name))
+                    self._miss(left.pop(batch_id))
                     continue
-                counts[batch.name] = _counts(found)
+                counts[batch_id] = _counts(found)
                 self._tell(counts)
                 if found.status in ENDED and await self._collect(server, batch, found):
-                    self._strike_off(left.pop(batch.name), found.status)
-                    counts.pop(batch.name)
+                    self._strike_off(left.pop(batch_id), found.status)
+                    counts.pop(batch_id)
                     self._tell(counts)
             if left:
                 youngest = min(batch.age_s for batch in left.values())
@@ -265,7 +267,7 @@ class BatchAsker:
         self._limited = self._limited or (found.status == "failed" and fault.error_class == "rate_limit")
         for file_id in (found.output_file_id, found.error_file_id):
             if file_id is not None:
-                await self._call(lambda f=file_id: self._read_file(server, batch, f, left), batch)  # type: ignore[misc]
+                await self._call(partial(self._read_file, server, batch, file_id, left), batch)
         if not self._ended.is_set():
             self._keep([self._record(batch, name, fault) for name in left])
         return not self._ended.is_set()
@@ -369,9 +371,8 @@ class BatchAsker:
 class _Chunk:
     """A file of requests that is being filled."""
 
-    def __init__(self, folder: Path, endpoint: str, model: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.name = uuid.uuid4().hex
-        self.noted = Submitted(self.name, endpoint, model, 0, 0, None)
         self.path = folder / f"raffinate-{self.name}.jsonl"
         self.hashes: dict[str, None] = {}
         self.usd = 0.0

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from builders.progress import OnProgress, Snapshot, TeacherProgress
 from builders.requests import Work
+
+if TYPE_CHECKING:
+    from builders.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,29 @@ class End:
 INTERRUPTED = End("not_asked", "the run was interrupted: run it again to go on")
 
 
+class Asked(Protocol):
+    """One teacher of a run, as far as every engine knows it; ``end`` is None while it may be asked more."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """Whom."""
+
+    @property
+    def progress(self) -> TeacherProgress:
+        """How far it is."""
+
+    @property
+    def end(self) -> End | None:
+        """Why it is asked no more."""
+
+
 class BaseEngine:
     """One run over some plans; of the teachers in ``done`` nothing is to be asked. See `builders.ask.Engine`."""
 
     def __init__(self, plans: Sequence[Work], on_progress: OnProgress | None, done: Collection[str]) -> None:
         self._on_progress = on_progress
         self._asked = [plan for plan in plans if plan.teacher.id not in done]
-        self._askers: Sequence[Any] = []  # one per teacher, once it is asked: has teacher, progress and end
+        self._askers: Sequence[Asked] = []  # one per teacher, once it is asked
         self._at_first = [TeacherProgress(p.teacher.id, p.rows, p.rows * (p.teacher.id in done)) for p in plans]
         self._started, self._finished = time.monotonic(), 0.0
         self.interrupted = False

@@ -28,9 +28,9 @@ from builders.prompt import Prompt
 from builders.sandbox import SandboxServer, SandboxTeacher, questions
 from builders.sandbox.mixtures import FAMILIES, mixture
 from builders.teacher import Teacher
-from raffinate import show
 from raffinate.compare_command import compare_students
 from raffinate.compare_report import markdown, shown
+from raffinate.progress import LiveProgress
 from schemas.workspace import Workspace
 
 NAMES = ("ada", "bo", "cy", "dee")
@@ -185,7 +185,7 @@ def run(name: str, part: Part, folder: Path, *, seeds: int, jobs: int) -> None:
     """Train the students of a part, print what came out, and leave it in the folder."""
     started = time.perf_counter()
     workspace = make(folder / part.world, WORLDS[part.world])
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         found = compare_students(
             workspace.path,
             part.methods,

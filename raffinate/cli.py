@@ -12,12 +12,19 @@ import sys
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
 
 from schemas.errors import InputError, Interrupted, RaffinateError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from builders.build import BuildSummary, TeacherEstimate
+    from purifiers.base import Purifier
+    from schemas.workspace import Workspace
 
 
 class _Stopped(RaffinateError):
@@ -86,7 +93,7 @@ WithStudent = Annotated[
     str | None,
     typer.Option("--student", metavar="MODEL_OR_FOLDER", help="For a method that looks at one.", show_default=False),
 ]
-Settings = Annotated[
+MethodSettings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting; of one of several methods METHOD.KEY=VALUE."),
 ]
@@ -229,9 +236,10 @@ def run(recipe: RecipePath = DEFAULT_RECIPE, json: AsJson = False) -> None:
     Example:  raffinate run examples/quickstart/recipe.yaml
     """
     from raffinate import show
+    from raffinate.progress import LiveProgress
     from raffinate.run import run as run_recipe
 
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         report = run_recipe(recipe, progress, progress.step, progress.students, progress.fit)
     if json:
         show.as_json(show.report_dict(report))
@@ -272,6 +280,7 @@ def build(
     With --batch, Ctrl-C leaves the batches to the servers; the next build collects them, with or without --batch.
     """
     from raffinate import show
+    from raffinate.progress import LiveProgress
     from raffinate.route import route_of
     from raffinate.run import build_project, open_project, question_warnings
 
@@ -282,7 +291,7 @@ def build(
     choice = route_of(route, source, ids, top) if route is not None and source is not None else None
     for warning in question_warnings(project):
         show.note(warning)
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         summary = build_project(
             project,
             progress,
@@ -331,11 +340,11 @@ def retry(
     Example:  raffinate retry my-dataset --where "finish_reason = 'length'" --max-tokens 2048
     """
     from builders.build import retry as ask_again
-    from raffinate import show
+    from raffinate.progress import LiveProgress
     from raffinate.run import open_project
 
     project = open_project(recipe)
-    with project.serving(), show.BuildProgress() as progress:
+    with project.serving(), LiveProgress() as progress:
         summary = ask_again(
             project.workspace,
             project.recipe.teachers,
@@ -348,7 +357,7 @@ def retry(
     _show_build(summary, json)
 
 
-def _describe(workspace: Any) -> None:
+def _describe(workspace: Workspace) -> None:
     """Bring the card up to date: through it `datasets` finds what a command has just written."""
     from cards.card import write_card
     from raffinate import show
@@ -359,7 +368,7 @@ def _describe(workspace: Any) -> None:
         show.note(f"the card was not brought up to date: {error}")
 
 
-def _show_build(summary: Any, json: bool) -> None:
+def _show_build(summary: BuildSummary, json: bool) -> None:
     from raffinate import show
 
     show.as_json(show.build_dict(summary)) if json else show.built(summary)
@@ -475,7 +484,7 @@ def purify(
         list[str],
         typer.Option(metavar="A,B", help="Which methods, with commas between or repeated; see  raffinate methods."),
     ],
-    setting: Settings = None,
+    setting: MethodSettings = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     student: WithStudent = None,
@@ -502,12 +511,13 @@ def purify(
     from purifiers.run import purify as choose
     from raffinate import show
     from raffinate.equip import asker_for, equip, estimates_of, student_for
+    from raffinate.progress import LiveProgress
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
     opened, found = Workspace.open(workspace), []
     chosen = _purifiers("--method", _listed(method), _settings(setting), _listed(judge))
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
         ready = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
@@ -542,7 +552,7 @@ def evaluate(
         bool, typer.Option("--curves", help="Accuracy by number of train questions and teachers.")
     ] = False,
     transfer: Annotated[bool, typer.Option("--transfer", help="Accuracy in each domain, fitted without it.")] = False,
-    setting: Settings = None,
+    setting: MethodSettings = None,
     seed: Annotated[int, typer.Option(help="Of folds and bootstrap.")] = 0,
     student: WithStudent = None,
     judge: Judges = None,
@@ -562,6 +572,7 @@ def evaluate(
     from raffinate.equip import asker_for, equip, estimates_of, student_for
     from raffinate.evaluation import Look, show_closer
     from raffinate.evaluation import evaluate as measure
+    from raffinate.progress import LiveProgress
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -578,7 +589,7 @@ def evaluate(
         )
     chosen = _purifiers("--methods", names, _settings(setting), _listed(judge))
     look = Look(on, seed, compare=compare, domains=domains, curves=curves, transfer=transfer)
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         asker = asker_for(chosen, opened, recipe, progress, max_cost_usd=max_cost, max_requests=max_requests)
         learner = student_for(chosen, opened, student, seed=seed)
         equipped = [equip(m, asker, student=learner, on_fit=progress.fit) for m in chosen]
@@ -596,7 +607,7 @@ def evaluate(
 def audit(
     workspace: WorkspacePath,
     method: Annotated[str, typer.Option(help="Which method; see  raffinate methods.")],
-    setting: Settings = None,
+    setting: MethodSettings = None,
     meaning: Annotated[bool, typer.Option("--meaning", help="Also the spread of meanings (needs [routers]).")] = False,
     folds: Annotated[int, typer.Option(min=2, help="Parts of train, for out-of-fold choices.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
@@ -614,6 +625,7 @@ def audit(
     from purifiers.run import purify as choose
     from raffinate import show
     from raffinate.equip import asker_for, equip, student_for
+    from raffinate.progress import LiveProgress
     from schemas.corpus import Corpus
     from schemas.workspace import Workspace
 
@@ -622,7 +634,7 @@ def audit(
     corpus = Corpus.of(opened)
     if not purifier.chooses:
         raise InputError(f"{method} keeps every rationale: there is no choice to audit")
-    with show.BuildProgress() as progress, progress.step(f"auditing {method}"):
+    with LiveProgress() as progress, progress.step(f"auditing {method}"):
         asker = asker_for([purifier], opened, recipe, progress)
         learner = student_for([purifier], opened, student, seed=seed)
         ready = equip(purifier, asker, student=learner, on_fit=progress.fit)
@@ -724,8 +736,9 @@ def compare(
     from raffinate import show
     from raffinate.compare_command import compare_students
     from raffinate.compare_report import shown
+    from raffinate.progress import LiveProgress
 
-    with show.BuildProgress() as progress:
+    with LiveProgress() as progress:
         found = compare_students(
             workspace,
             _listed(methods),
@@ -746,7 +759,7 @@ def compare(
     raise typer.Exit(int(bool(found["failed"])))
 
 
-def _show_estimates(found: Any, json: bool) -> None:
+def _show_estimates(found: Mapping[str, Sequence[TeacherEstimate]], json: bool) -> None:
     from raffinate import show
 
     show.as_json(show.estimates_dict(found)) if json else show.estimates(found)
@@ -776,7 +789,7 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _purifiers(option: str, names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Any]:
+def _purifiers(option: str, names: list[str], settings: dict[str, Any], judges: list[str]) -> list[Purifier]:
     """The unfitted methods that ``option`` names, with the settings and judges meant for each."""
     from raffinate.equip import who_judges, with_judges
     from raffinate.recipe import make_purifier

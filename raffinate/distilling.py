@@ -24,6 +24,7 @@ from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from distill.train import Told
 from raffinate import show
+from raffinate.progress import QUIET_SECONDS
 from raffinate.recipe import told
 from schemas.database import refresh
 from schemas.errors import InputError, nearest
@@ -156,7 +157,7 @@ class TrainingProgress:
                 f"  validation {now.validation:.1%}" if now.validation >= 0 else f"  validation {now.validation:.3f}"
             )
         self._bar.update(self._task, completed=now.step, total=now.steps, facts=facts)
-        if not show.err.is_terminal and time.monotonic() - self._told > show.QUIET_SECONDS:
+        if not show.err.is_terminal and time.monotonic() - self._told > QUIET_SECONDS:
             self._told = time.monotonic()
             show.err.print(f"step {now.step:,} of {now.steps:,}  {facts}", markup=False)
 

@@ -1,16 +1,13 @@
-"""What the command prints: progress on stderr, results on stdout, as tables for people and JSON for scripts."""
+"""What the command prints: results on stdout, as tables for people and JSON for scripts, and remarks on stderr."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.cells import cell_len
@@ -19,11 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from builders.build import BuildSummary, TeacherEstimate
     from builders.endpoints import EndpointReport
-    from builders.progress import Snapshot, TeacherProgress
     from builders.rows import TeacherRows
     from cards.push import PushPlan, PushReport
     from cards.verify import Finding
@@ -40,8 +34,6 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 FOLDED = 24
 """Characters that a folded column keeps: less is not read easily."""
 UNKNOWN = "unknown"
-QUIET_SECONDS = 10.0
-"""How often progress is a line where there is no terminal."""
 
 
 def as_json(value: Any) -> None:
@@ -58,123 +50,6 @@ def _plain(value: Any) -> Any:
 def note(text: str) -> None:
     """Print a remark for people, apart from results."""
     err.print(f"note: {text}", markup=False)
-
-
-@contextmanager
-def step(name: str) -> Iterator[None]:
-    """Show that a step is under way, and how long it took."""
-    started = time.perf_counter()
-    if err.is_terminal:
-        with err.status(name):
-            yield
-    else:
-        yield
-    err.print(f"{name}: {time.perf_counter() - started:.1f} s", markup=False)
-
-
-class BuildProgress:
-    """Live bars of a build, one per teacher; a line now and then where there is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=err,
-            disable=not err.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._told = time.monotonic()
-        self._last: Snapshot | None = None
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._last:
-            self._draw(self._last)
-        self._bars.stop()
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Show a step beside the bars, and how long it took; bars that came up meanwhile go with it."""
-        started, before = time.perf_counter(), set(self._tasks)
-        task = self._bars.add_task(name, total=None, facts="")
-        yield
-        self._bars.remove_task(task)
-        for of_step in set(self._tasks) - before:
-            self._bars.remove_task(self._tasks.pop(of_step))
-        self._last = None
-        err.print(f"{name}: {time.perf_counter() - started:.1f} s", markup=False)
-
-    def __call__(self, snapshot: Snapshot) -> None:
-        """Take a snapshot, as `builders.progress.OnProgress`."""
-        self._last = snapshot
-        if err.is_terminal:
-            self._draw(snapshot)
-        elif time.monotonic() - self._told > QUIET_SECONDS:
-            self._told = time.monotonic()
-            err.print(_line(snapshot), markup=False)
-
-    def students(self, done: int, total: int, label: str, left: float | None) -> None:
-        """Take a cell of a comparison, as `raffinate.compare.OnCell`."""
-        eta = (
-            "" if left is None else f", about {left / 60:,.0f} min left" if left > 90 else f", about {left:,.0f} s left"
-        )
-        if err.is_terminal:
-            if "students" not in self._tasks:
-                self._tasks["students"] = self._bars.add_task("students", total=total, facts="")
-            self._bars.update(self._tasks["students"], completed=done, facts=f"{label}{eta}")
-        elif time.monotonic() - self._told > QUIET_SECONDS:
-            self._told = time.monotonic()
-            err.print(f"{done:,} of {total:,} students: {label}{eta}", markup=False)
-
-    def fit(self, done: int, total: int, facts: str) -> None:
-        """Take how far a fit or a choice is, as `purifiers.equipment.OnFit`."""
-        if err.is_terminal:
-            if "fit" not in self._tasks:
-                self._tasks["fit"] = self._bars.add_task("at work", total=total, facts="")
-            self._bars.update(self._tasks["fit"], completed=done, total=total, facts=facts)
-        elif time.monotonic() - self._told > QUIET_SECONDS:
-            self._told = time.monotonic()
-            err.print(f"at work: {done:,} of {total:,}  {facts}", markup=False)
-
-    def _draw(self, snapshot: Snapshot) -> None:
-        for teacher in snapshot.teachers:
-            if teacher.teacher_id not in self._tasks:
-                self._tasks[teacher.teacher_id] = self._bars.add_task(teacher.teacher_id, total=teacher.total, facts="")
-            task = self._tasks[teacher.teacher_id]
-            self._bars.update(task, completed=teacher.done, total=teacher.total, facts=_facts(teacher, snapshot))
-
-
-def _facts(teacher: TeacherProgress, snapshot: Snapshot) -> str:
-    facts = [f"{teacher.completion_tokens / max(snapshot.seconds, 1e-9):,.0f} tokens/s", money(teacher.cost_usd)]
-    facts += [
-        f"{count} {name}" for name, count in (("failed", teacher.failed), ("truncated", teacher.truncated)) if count
-    ]
-    if teacher.parked:
-        facts.append(f"waiting: {teacher.parked}")
-    if teacher.under_way:
-        facts.append(teacher.under_way)
-    return "  ".join(facts)
-
-
-def _line(snapshot: Snapshot) -> str:
-    done, total = sum(t.done for t in snapshot.teachers), sum(t.total for t in snapshot.teachers)
-    left = snapshot.seconds_left
-    eta = "" if left is None else f", about {left:,.0f} s left"
-    batches = "".join(f", {t.teacher_id}: {t.under_way}" for t in snapshot.teachers if t.under_way)
-    return (
-        f"{done:,} of {total:,} rows, {snapshot.requests_per_second:,.0f} requests/s, "
-        f"{snapshot.tokens_per_second:,.0f} tokens/s, cost {money(snapshot.cost_usd)}{eta}{batches}"
-    )
 
 
 def money(usd: float | None) -> str:

@@ -286,7 +286,7 @@ def test_a_long_fit_tells_how_far_it_is_and_what_ctrl_c_costs(
 ) -> None:
     made = make_workspace(tmp_path / "ws", n=10, methods=False)
     monkeypatch.setitem(METHODS, "patient", f"{__name__}:Patient")
-    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
+    monkeypatch.setattr("raffinate.progress.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
     ran = cli("purify", made.path, "--method", "majority,patient")
     assert ran.code == 130 and made.methods() == ["majority"]
     *_, first, second, third, error = ran.err.splitlines()

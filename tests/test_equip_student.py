@@ -57,7 +57,7 @@ def test_a_long_choice_tells_how_far_it_is(cli: Cli, tmp_path: Path, monkeypatch
     workspace = make_workspace(tmp_path / "ws", 30, methods=False)
     monkeypatch.setenv("RAFFINATE_CACHE_DIR", str(tmp_path / "none yet"))
     monkeypatch.setattr("purifiers.encoder._encode", lambda texts, _: np.ones((len(texts), 4), np.float32) / 2)
-    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
+    monkeypatch.setattr("raffinate.progress.QUIET_SECONDS", -1.0)  # where there is no terminal, a line now and then
     ran = cli("purify", workspace.path, "--method", "comprehension,plackett-luce", "--student", "tiny-causal",
               "--set", "comprehension.warm_up=1")  # fmt: skip
     assert ran.code == 0, ran.err

@@ -303,7 +303,7 @@ def test_a_build_stops_at_the_most_requests(cli: Cli, tmp_path: Path) -> None:
 def test_without_a_terminal_lines_tell_how_far_a_build_is(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raffinate.show.QUIET_SECONDS", -1.0)
+    monkeypatch.setattr("raffinate.progress.QUIET_SECONDS", -1.0)
     with SandboxServer(latency_ms=300) as sandbox:
         recipe = write_recipe(tmp_path / "r.yaml", sandbox.url)
         data = yaml.safe_load(recipe.read_text())

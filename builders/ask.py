@@ -71,7 +71,7 @@ class Settings:
     max_requests: int | None = None
     max_cost_usd: float | None = None
     max_failed_share: float = 0.05
-    patience_s: float = 20.0
+    patience_s: float = 30.0
     cache: str | os.PathLike[str] | None = None
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None

@@ -54,9 +54,11 @@ class BuildSection(_Section):
     max_cost_usd: float | None = Field(
         default=None, gt=0, description="nothing more is sent after this cost (US dollars)"
     )
-    max_failed_share: float = Field(default=0.05, ge=0, le=1, description="share of failed rows that fails the run")
+    max_failed_share: float = Field(
+        default=Settings.max_failed_share, ge=0, le=1, description="share of failed rows that fails the run"
+    )
     patience_s: float = Field(
-        default=30.0, ge=0, description="how long a teacher that only fails is tried again (seconds)"
+        default=Settings.patience_s, ge=0, description="how long a teacher that only fails is tried again (seconds)"
     )
     cache: str | None = Field(default=None, description="journal file to share with other workspaces")
     engine: Literal["local", "ray"] = Field(

@@ -7,6 +7,7 @@ included), the counts, and the files written.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from functools import cache
 from importlib.metadata import version
@@ -86,8 +87,5 @@ def _code() -> list[str]:
 
 
 def _hash(file: Path) -> str:
-    state = xxhash.xxh3_128()
     with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            state.update(block)
-    return f"{file.name} {state.hexdigest()}"
+        return f"{file.name} {hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()}"

@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +45,9 @@ from schemas.workspace import Workspace, told_disk_errors
 if TYPE_CHECKING:
     from builders.asker import Asker
     from purifiers.equipment import OnFit
+
+EVERY_TEACHER = f"{ONE_TEACHER}*"
+"""Among the methods: each teacher by itself."""
 
 OnCell = Callable[[int, int, str, float | None], None]
 """Called with cells done, cells in all, what is under way, and the seconds left (None: unknown)."""
@@ -75,21 +78,21 @@ class Grid:
     @cached_property
     def cells(self) -> list[Cell]:
         """All cells, seeds in the outer loop."""
-        made = [
+        return [
             Cell(method, dict(self.settings.get(method, {})), teachers, spec, replaced(training, seed))
             for seed in self.seeds
             for spec in self.students
             for training in self.trainings
             for method, teachers in self._trained()
         ]
-        return made
 
     def _trained(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Method and teacher set of every student that a seed asks for, none twice."""
         singles = [s[0] for s in self.sets if len(s) == 1]
-        if "teacher:*" in self.methods:
+        if EVERY_TEACHER in self.methods:
             singles += self.teachers
-        singles += [m.removeprefix(ONE_TEACHER) for m in self.methods if m.startswith(ONE_TEACHER) and m[-1] != "*"]
+        named = [m for m in self.methods if m.startswith(ONE_TEACHER) and m != EVERY_TEACHER]
+        singles += [m.removeprefix(ONE_TEACHER) for m in named]
         if FINE_TUNING in self.methods:
             yield FINE_TUNING, ()
         for teacher in dict.fromkeys(singles):
@@ -150,7 +153,7 @@ def check_grid(grid: Grid, teachers: Sequence[str]) -> None:
     if not grid.methods or not grid.seeds:
         raise InputError("nothing to compare: name methods and at least one seed")
     for method in grid.methods:
-        if method in (FINE_TUNING, KEEP_ALL, "teacher:*"):
+        if method in (FINE_TUNING, KEEP_ALL, EVERY_TEACHER):
             continue
         if method.startswith(ONE_TEACHER):
             teacher = method.removeprefix(ONE_TEACHER)
@@ -212,7 +215,7 @@ def compare(  # noqa: PLR0913  the last by name only
     failed: dict[str, str] = {}
     if train:
         with workspace.lock():
-            failed = _fill(work, store, corpus, jobs=jobs, asker=asker, on_cell=on_cell)
+            failed = _fill(_Choices(work, store, corpus, asker), jobs, on_cell)
     there = [found for cell in grid.cells if (found := store.read(cell)) is not None]
     if not there and not failed:
         raise InputError(f"{workspace.path} has no student of this comparison yet: run it without --show")
@@ -221,16 +224,15 @@ def compare(  # noqa: PLR0913  the last by name only
     return Results(grid, there, failed, store.comparison)
 
 
-def _fill(  # noqa: PLR0913  the last by name only
-    work: Work, store: _Store, corpus: Corpus, *, jobs: int, asker: Asker | None, on_cell: OnCell | None
-) -> dict[str, str]:
+def _fill(choices: _Choices, jobs: int, on_cell: OnCell | None) -> dict[str, str]:
     """Train what is missing; return what failed, and why."""
-    cells, failed = store.grid.cells, dict[str, str]()
+    store, failed = choices.store, dict[str, str]()
+    cells = store.grid.cells
     missing = [c for c in cells if store.read(c) is None]
     for student in dict.fromkeys(cell.student for cell in missing):
         check_student(student)
     try:
-        for cell, outcome, left in _train(work, store, corpus, missing, jobs=jobs, asker=asker, on_cell=on_cell):
+        for cell, outcome, left in _train(choices, missing, jobs, on_cell):
             if isinstance(outcome, RaffinateError):
                 failed[cell.label] = str(outcome)
             else:
@@ -246,27 +248,20 @@ def _fill(  # noqa: PLR0913  the last by name only
 Outcome = dict[str, Any] | RaffinateError
 
 
-def _train(  # noqa: PLR0913  the last by name only
-    work: Work,
-    store: _Store,
-    corpus: Corpus,
-    missing: list[Cell],
-    *,
-    jobs: int,
-    asker: Asker | None,
-    on_cell: OnCell | None,
+def _train(
+    choices: _Choices, missing: list[Cell], jobs: int, on_cell: OnCell | None
 ) -> Iterator[tuple[Cell, Outcome, int]]:
     """Yield each missing cell with its outcome and how many are left."""
-    left, choices = len(missing), _Choices(work, store, corpus, asker)
+    left, total = len(missing), len(choices.store.grid.cells)
     with _pool(jobs) as submit:
-        running: dict[Any, Cell] = {}
+        running: dict[Future[dict[str, Any]], Cell] = {}
         waiting = iter(missing)
         while True:
             while len(running) < jobs and (cell := next(waiting, None)) is not None:
-                tell = _telling(on_cell, len(store.grid.cells), left, cell, choices.seconds_left(left))
+                tell = _telling(on_cell, total, left, cell, choices.seconds_left(left))
                 tell(0, 0, "")
                 try:
-                    running[submit(train_cell, work, cell, choices.of(cell, tell))] = cell
+                    running[submit(train_cell, choices.work, cell, choices.of(cell, tell))] = cell
                 except RaffinateError as error:
                     left -= 1
                     yield cell, error, left
@@ -295,16 +290,15 @@ def _telling(on_cell: OnCell | None, total: int, left: int, cell: Cell, seconds:
     return told
 
 
-def _outcome(future: Any) -> Outcome:
+def _outcome(future: Future[dict[str, Any]]) -> Outcome:
     try:
-        found: dict[str, Any] = future.result()
+        return future.result()
     except RaffinateError as error:
         return error
-    return found
 
 
 @contextmanager
-def _pool(jobs: int) -> Iterator[Callable[..., Any]]:
+def _pool(jobs: int) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
     """Give a way to start work: in this process for one job, else in processes of one thread each."""
     if jobs == 1:
         yield _here
@@ -335,11 +329,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _here(function: Callable[..., Any], *arguments: Any) -> Any:
+def _here(function: Callable[..., dict[str, Any]], *arguments: Any) -> Future[dict[str, Any]]:
     """Run it now, with the face of a future."""
-    from concurrent.futures import Future
-
-    future: Future[Any] = Future()
+    future: Future[dict[str, Any]] = Future()
     try:
         future.set_result(function(*arguments))
     except RaffinateError as error:
@@ -450,7 +442,8 @@ def fingerprint(workspace: Workspace, teachers: Sequence[str], work: Work) -> st
     folders = [workspace.questions_dir, *(workspace.responses_dir(t) for t in teachers)]
     for file in [f for folder in folders for f in sorted(folder.glob("*.parquet"))]:
         digest.update(str(file.relative_to(workspace.path)).encode())
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: digest)
     for questions in work.tests:
         digest.update(orjson.dumps([questions.dataset, questions.question_id, questions.prompt, questions.gold]))
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from purifiers.run import Step, publish_each, purify
 from raffinate.equip import asker_of, equip, estimates_of, student_for
 from raffinate.recipe import NAME, MethodSection, Recipe, keep_recipe, load_recipe, recipe_file
 from schemas.corpus import Corpus
+from schemas.tables import FINE_TUNING, KEEP_ALL
 from schemas.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _students(project: Project, step: Step, on_cell: OnCell | None) -> dict[str,
     from raffinate.compare_command import compare_students
 
     own = {f"{m.method}.{key}": value for m in project.recipe.purify for key, value in m.settings.items()}
-    methods = section.methods or ("fine-tuning", "keep-all", *(m.method for m in project.recipe.purify))
+    methods = section.methods or (FINE_TUNING, KEEP_ALL, *(m.method for m in project.recipe.purify))
     settings = {k: v for k, v in own.items() if k.partition(".")[0] in methods} | section.settings
     with step("training students"):
         return compare_students(

@@ -111,12 +111,28 @@ class Shared:
 
     journal: Journal
     settings: Settings
-    pending: set[str] = field(default_factory=set)
+    pending: set[str] = field(default_factory=set)  # hashes of requests on their way
     gpus: Gpus = field(default_factory=Gpus)
     requests: int = 0
     cost_usd: float = 0.0
     guessed: int = 0  # replies whose tokens were not reported
     reserved_usd: float = 0.0  # what batches under way may still cost
+
+    def claim(self, plan: Work, planned: Request, pick: Pick, progress: TeacherProgress) -> Request | None:
+        """What is to be sent for a planned request, noted as ``pending`` until it is settled; None if it is known.
+
+        What is on its way is left to whoever carries it, and counts as known.
+        """
+        if not planned.wanted:
+            return None
+        request = None if planned.hash in self.pending else pick(plan, planned)
+        on_its_way = request is not None and request.hash in self.pending
+        if request is None or request.turn > 1 or on_its_way:
+            progress.cached += 1
+        if request is None or on_its_way:
+            return None
+        self.pending.add(request.hash)
+        return request
 
     def spent(self) -> End | None:
         """Why nothing more may be sent, if a limit is reached."""
@@ -227,21 +243,14 @@ class TeacherAsker:
         self._room.release()
 
     async def _missing(self) -> AsyncIterator[tuple[Request, Request]]:
-        """Yield what is planned and what is to be sent for it; what is on its way is left to whoever carries it."""
+        """Yield what is planned and what is to be sent for it."""
         for _, requests in self.plan.batches(ASK_ROWS):
             for planned in requests:
-                if not planned.wanted:
-                    continue
-                if planned.hash in self._shared.pending:
-                    self.progress.cached += 1
-                    continue
-                request = self._pick(self.plan, planned)
+                request = self._shared.claim(self.plan, planned, self._pick, self.progress)
                 if request is not None and self.end is not None:
+                    self._shared.pending.discard(request.hash)
                     return
-                if request is None or request.turn > 1 or request.hash in self._shared.pending:
-                    self.progress.cached += 1
-                if request is not None and request.hash not in self._shared.pending:
-                    self._shared.pending.add(request.hash)
+                if request is not None:
                     yield planned, request
             await asyncio.sleep(0)
 

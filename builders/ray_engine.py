@@ -180,13 +180,9 @@ class RayEngine(BaseEngine):
         for _, requests in plan.batches():
             for planned in requests:
                 looked += 1
-                if planned.wanted:
-                    request = None if planned.hash in self._shared.pending else self._pick(plan, planned)
-                    if request is None or request.turn > 1 or request.hash in self._shared.pending:
-                        asker.progress.cached += 1
-                    if request is not None and request.hash not in self._shared.pending:
-                        self._shared.pending.add(request.hash)
-                        block.append((planned, request))
+                request = self._shared.claim(plan, planned, self._pick, asker.progress)
+                if request is not None:
+                    block.append((planned, request))
                 if len(block) == BLOCK_ROWS or looked >= LOOK_ROWS:
                     yield block
                     block, looked = [], 0

@@ -1,6 +1,6 @@
 """The figures of a report's overview, counted on the corpus and by SQL over the views.
 
-interval     Wilson score interval, 95 % (Wilson 1927)
+interval     `schemas.intervals.wilson`
 oracle       share of questions on which some teacher was right: no choice between the teachers can do better
 conflict     entropy of the read answers / log(number of read answers), as in the table `purified`
 calibration  ten bins of equal width; error = sum over bins of n/N |right share - mean probability| (Naeini et al. 2015)
@@ -9,7 +9,6 @@ calibration  ten bins of equal width; error = sum over bins of n/N |right share 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from cards.facts import Facts
 from cards.report_data import REJECTED, Choice, differing
 from schemas.corpus import UNREAD, Bools, Corpus
+from schemas.intervals import wilson
 from schemas.tables import SPLITS
 from schemas.views import SPENT, same_answer
 
@@ -61,10 +61,7 @@ class Share:
         """None where there is nothing to count."""
         if n == 0:
             return None
-        z, p = 1.96, right / n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return cls(p, max(0.0, middle - half), min(1.0, middle + half), n)
+        return cls(right / n, *wilson(right, n), n)
 
 
 def overview(con: duckdb.DuckDBPyConnection, corpus: Corpus, facts: Facts, choices: list[Choice]) -> Row:

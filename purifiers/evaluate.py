@@ -5,7 +5,7 @@ best single accuracy on these questions of the teacher that solved most train qu
             is not right, on train and here
 regret      oracle - accuracy
 gap closed  (accuracy - best single) / (oracle - best single): 0 = as good as the best teacher, 1 = the oracle
-interval    Wilson (1927), which unlike resampled questions is not of no width where all answers are right
+interval    `schemas.intervals.wilson`
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from purifiers.calibration import Calibration, calibration
 from purifiers.run import fit, purify, shown
 from schemas.corpus import UNREAD, Corpus
 from schemas.errors import InputError
+from schemas.intervals import wilson
 from schemas.tables import SPLITS
-
-Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def solved(corpus: Corpus) -> npt.NDArray[np.bool_]:
 def _score(choice: Choice, part: Corpus, best: float | None, prices: Mapping[str, float]) -> Evaluation:
     method, kept = choice.method, choice.kept
     right = is_right(part, kept)
-    low, high = wilson(right)
+    low, high = wilson(int(right.sum()), len(right))
     oracle = float(solved(part).any(axis=1).mean())
     gap = None if best is None or oracle <= best else (float(right.mean()) - best) / (oracle - best)
     chosen = kept.teacher[kept.teacher >= 0]
@@ -251,14 +249,6 @@ def is_right(part: Corpus, kept: Purified) -> npt.NDArray[np.bool_]:
         gold = part.vocabulary[int(part.gold[row])].as_py() if part.gold[row] != UNREAD else None
         right[row] = gold is not None and grade(made.answer, gold, "text")  # equal labels and numbers are equal texts
     return np.asarray(right, np.bool_)
-
-
-def wilson(right: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % score interval of the mean: the shares p that lie within `Z` of their own standard deviations of it."""
-    n, share = len(right), float(right.mean())
-    unit, spread = Z / (2 * n), (4 * n * share * (1 - share) + Z**2) ** 0.5
-    low, high = ((share + unit * (Z + side * spread)) / (1 + 2 * unit * Z) for side in (-1, 1))
-    return low, high
 
 
 def share_entropy(shares: npt.NDArray[np.float64]) -> float:

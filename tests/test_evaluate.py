@@ -16,13 +16,14 @@ from scipy import stats
 from purifiers.base import Purified, Purifier, Scores, Signal, Synthesis
 from purifiers.best_teacher import BestTeacher
 from purifiers.comparison import teacher_curve, train_curve, unseen_domains
-from purifiers.evaluate import Evaluation, evaluate, is_right, wilson
+from purifiers.evaluate import Evaluation, evaluate, is_right
 from purifiers.gold_first import GoldFirst
 from purifiers.majority import Majority
 from purifiers.oracle import Oracle
 from purifiers.random_teacher import RandomTeacher
 from schemas.corpus import Corpus
 from schemas.errors import InputError
+from schemas.intervals import wilson
 
 DATA = Path(os.environ.get("RAFFINATE_DATA", ROOT / ".." / "shared" / "data"))
 KEYS = {"method", "accuracy", "low", "high", "coverage", "oracle", "regret", "gap_closed", "n", "share", "entropy"}
@@ -141,12 +142,12 @@ def test_every_split_can_be_judged(on: str) -> None:
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (10, 10), (29, 30), (100, 400)])
 def test_the_interval_is_wilsons(right: int, n: int) -> None:
     expected = stats.binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson(np.arange(n) < right) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_interval_holds_the_truth_where_nearly_all_are_right() -> None:
     rng = np.random.default_rng(0)
-    intervals = [wilson(rng.random(100) < 0.99) for _ in range(500)]
+    intervals = [wilson(int(rng.binomial(100, 0.99)), 100) for _ in range(500)]
     assert np.mean([low <= 0.99 <= high for low, high in intervals]) > 0.9  # resampling questions: 0.6
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -281,14 +282,22 @@ def _keep_prompt(raw: dict[str, Any], old: Path, new: Path) -> None:
         raw["prompt"] = {"name": raw["prompt"]}
     sections = [raw.get("prompt"), *(raw.get("purify") or ())]
     sections += [s.get("settings") for s in sections if isinstance(s, dict)]
+    source_of: dict[str, Path] = {}
     for section in sections:
         for key in ("name", "prompt", "examples"):
             path = section.get(key) if isinstance(section, dict) else None
             if isinstance(path, str) and path and path not in BUILT_IN and not path.startswith("${"):
                 source = old / Path(path).expanduser()
-                section[key] = f"prompts/{source.name}"
+                name = _free_name(source, source_of)
+                section[key] = f"prompts/{name}"
                 (new / "prompts").mkdir(exist_ok=True)
                 shutil.copyfile(source, new / section[key])
+
+
+def _free_name(source: Path, source_of: dict[str, Path]) -> str:
+    """The name that a file is copied under: its own, or with a number where another one has that."""
+    numbered = (f"{source.stem}-{n}{source.suffix}" for n in count(2))
+    return next(name for name in chain([source.name], numbered) if source_of.setdefault(name, source) == source)
 
 
 def _move_paths(raw: dict[str, Any], old: Path, new: Path) -> None:

@@ -340,3 +340,15 @@ def test_a_prompt_of_ones_own_goes_with_the_dataset(cli: Cli, tmp_path: Path) ->
         again = cli("build", tmp_path / "ws", "--json")
         assert again.code == 0 and [t["asked"] for t in again.json["teachers"]] == [0] * 4
     assert "prompts/mine.jinja" in published_files(tmp_path / "ws")
+
+
+def test_prompts_of_one_name_are_kept_apart(cli: Cli, tmp_path: Path) -> None:
+    for folder in ("ask", "judge"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.jinja").write_text(f"{folder}: {{{{ question }}}}")
+    asks = {"method": "aggregate", "judge": "ada", "prompt": "judge/mine.jinja"}
+    recipe = write_recipe(tmp_path / "r.yaml", "http://127.0.0.1:9/v1", prompt="ask/mine.jinja", purify=[asks])
+    assert cli("estimate", recipe).code == 0
+    kept = yaml.safe_load((tmp_path / "ws" / "recipe.yaml").read_text())
+    texts = [(tmp_path / "ws" / name).read_text() for name in (kept["prompt"]["name"], kept["purify"][0]["prompt"])]
+    assert [text.split(":")[0] for text in texts] == ["ask", "judge"]

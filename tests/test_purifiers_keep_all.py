@@ -74,7 +74,7 @@ def test_small_shards_hold_the_same_rows(workspace: Workspace, monkeypatch: pyte
 
 def test_card_report_and_checks_cope(workspace: Workspace):
     text = write_card(workspace).read_text()
-    assert "`keep-all` purifies nothing" in text and 'method = "majority"' in text
+    assert "`keep-all` purifies nothing" in text and 'load_dataset(DATASET, "purified-majority", split=' in text
     assert "purified-majority\n  data_files:" in text
     default = text.split("default: true")[0].rsplit("config_name:", 1)[1]
     assert default.startswith(" purified-majority"), "keep-all has more right rows and is still not the default"

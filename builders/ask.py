@@ -505,6 +505,7 @@ class Engine(BaseEngine):
         self._pick, self._shared = pick, Shared(journal, settings)
         self._askers: list[TeacherAsker | BatchAsker] = []
         self._winding_up = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it may be interrupted
 
     def run(self) -> None:
         """Ask everything; returns when every teacher is through or ended.
@@ -534,6 +535,7 @@ class Engine(BaseEngine):
                 continue
             routes = [Replica(url, gates[url], _breaker()) for url in plan.teacher.base_url]
             self._askers.append(TeacherAsker(plan, self._pick, routes, self._shared))
+        self._loop = asyncio.get_running_loop()
         try:
             with on_interrupt(self._interrupt):
                 await self._ask_all()
@@ -542,6 +544,8 @@ class Engine(BaseEngine):
             if ours is None:
                 raise
             raise _first(ours) from None
+        finally:
+            self._loop = None
         for asker in self._askers:
             if asker.error is not None:
                 raise asker.error
@@ -560,7 +564,7 @@ class Engine(BaseEngine):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if not self._winding_up and (self.interrupted or any(asker.error for asker in self._askers)):
+            if self.interrupted or any(asker.error for asker in self._askers):
                 self._wind_up()
             self._give_up()
             self._report()
@@ -586,11 +590,16 @@ class Engine(BaseEngine):
         return self._shared.cost_usd
 
     def _interrupt(self) -> None:
-        """Note a Ctrl-C, in whichever thread; the next tick heeds it."""
+        """Heed a Ctrl-C at once, in whichever thread; before the loop runs, its first tick does."""
         self.interrupted = True
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._wind_up)
 
     def _wind_up(self) -> None:
         """Send nothing more; what is in flight may still arrive for a while."""
+        if self._winding_up:
+            return
         self._winding_up = True
         for asker in self._askers:
             asker.stop(INTERRUPTED)

@@ -182,10 +182,12 @@ def fit_winners(totals: Floats, outcomes: npt.NDArray[np.int8], ridge: float) ->
     for _ in range(4 * STEPS):
         winner, share = _shares(xi, right), _shares(xi, present)  # (Q, P, T)
         gradient = np.einsum("qp,qpt->qt", totals, share - winner) + ridge * xi
-        step = _newton(_spread(totals, share), gradient, ridge)
-        exact = _spread(totals, share) - _spread(totals, winner)
-        near = (np.abs(step).max(axis=1) < NEAR) & (np.linalg.eigvalsh(exact)[:, 0] > -ridge / 2)
-        step[near] = _newton(exact[near], gradient[near], ridge)
+        spread = _spread(totals, share)
+        step = _newton(spread, gradient, ridge)
+        near = np.flatnonzero(np.abs(step).max(axis=1) < NEAR)
+        exact = spread[near] - _spread(totals[near], winner[near])
+        convex = np.linalg.eigvalsh(exact)[:, 0] > -ridge / 2
+        step[near[convex]] = _newton(exact[convex], gradient[near[convex]], ridge)
         xi -= step
         if np.abs(step).max(initial=0) < 1e-8:
             break

@@ -232,22 +232,50 @@ def _pretrained(spec: StudentSpec) -> tuple[Any, Any]:
 
     frozen_in_bf16 = spec.lora_rank and torch.cuda.is_available()
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32  # what is trained stays in float32
-    where = {"revision": spec.revision} if spec.revision and not Path(spec.model).is_dir() else {}
-    try:
+    where = _revision(spec)
+    with _told_if_missing(spec, "cannot load a language model from"):
         config = AutoConfig.from_pretrained(spec.model, **where)
         family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = family.from_pretrained(spec.model, dtype=dtype, **where)
         tokenizer = AutoTokenizer.from_pretrained(spec.model, **where)
-    except (OSError, ValueError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"cannot load a language model from '{spec.model}': give tiny-seq2seq, tiny-causal, an id on the Hugging "
-            f"Face Hub (and a connection), or the folder of one  ({first})"
-        ) from None
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         raise InputError(f"the tokenizer of {spec.model} knows more tokens than the model: they do not belong together")
     return model, tokenizer
+
+
+def check_student(spec: StudentSpec) -> None:
+    """Refuse a model that is nowhere to be had, before a training looks for it; what is not installed is told there.
+
+    Raises:
+        InputError: its configuration cannot be read.
+    """
+    from importlib.util import find_spec
+
+    if spec.is_tiny or find_spec("transformers") is None:
+        return
+    from transformers import AutoConfig
+
+    with _told_if_missing(spec, "there is no student"):
+        AutoConfig.from_pretrained(spec.model, **_revision(spec))
+
+
+def _revision(spec: StudentSpec) -> dict[str, str]:
+    """Which version of a model on the Hub; a folder has but one."""
+    return {"revision": spec.revision} if spec.revision and not Path(spec.model).is_dir() else {}
+
+
+@contextmanager
+def _told_if_missing(spec: StudentSpec, what: str) -> Iterator[None]:
+    """Say in a sentence, which begins with ``what``, that a model cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{what} '{spec.model}': give tiny-seq2seq, tiny-causal, an id on the Hugging Face Hub (and a connection), "
+            f"or the folder of one  ({why})"
+        ) from None
 
 
 def _with_adapters(model: Any, spec: StudentSpec) -> Any:

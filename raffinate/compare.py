@@ -30,11 +30,12 @@ import orjson
 import pyarrow as pa
 import xxhash
 
+from distill.model import check_student
 from distill.one import check_teacher_weights
 from distill.spec import StudentSpec, Training
 from distill.students import write_students
 from purifiers.base import Purifier, Signal
-from raffinate.compare_cell import Cell, Found, Work, check_student, choose, train_cell
+from raffinate.compare_cell import Cell, Found, Work, choose, train_cell
 from raffinate.recipe import make_purifier
 from schemas.corpus import Corpus
 from schemas.database import refresh

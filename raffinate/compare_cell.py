@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,26 +166,6 @@ def choose(  # noqa: PLR0913  the last by name only
 def _student(work: Work, cell: Cell) -> BatchStudent:
     texts = _opened(work).texts
     return BatchStudent(lambda seed: make_student(cell.student, texts, seed), cell.training.seed, cell.training)
-
-
-def check_student(spec: StudentSpec) -> None:
-    """Refuse a model that is nowhere to be had, before every cell looks for it.
-
-    Raises:
-        InputError: its configuration cannot be read.
-    """
-    if spec.is_tiny or find_spec("transformers") is None:  # each cell says what is not installed
-        return
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(spec.model, revision=spec.revision or "main")
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"there is no student '{spec.model}': give tiny-seq2seq, tiny-causal, an id on the Hugging Face Hub (and a "
-            f"connection), or the folder of one  ({why})"
-        ) from None
 
 
 def train_cell(work: Work, cell: Cell, found: Found | None) -> dict[str, Any]:
